@@ -1,0 +1,47 @@
+"""Codistillation on PyTorch: models that train apart and teach one another."""
+
+from codistill import errors, losses, metrics, schedules, stores, topologies
+from codistill.codistiller import Codistiller
+from codistill.data import PartitionedSampler
+from codistill.errors import CodistillError, CodistillWarning
+from codistill.exchange.base import PeerPrediction, Predictions, TeacherInfo
+from codistill.exchange.checkpoint import (
+    CheckpointExchange,
+    Lockstep,
+    Membership,
+    SnapshotOptions,
+    load_snapshot,
+)
+from codistill.exchange.teachers import TeacherOptions
+from codistill.losses import Divergence
+from codistill.mutual import mutual_losses
+from codistill.snapshots import SnapshotInfo
+from codistill.step_report import StepReport
+from codistill.version import __version__
+
+__all__ = [
+    "CheckpointExchange",
+    "CodistillError",
+    "CodistillWarning",
+    "Codistiller",
+    "Divergence",
+    "Lockstep",
+    "Membership",
+    "PartitionedSampler",
+    "PeerPrediction",
+    "Predictions",
+    "SnapshotInfo",
+    "SnapshotOptions",
+    "StepReport",
+    "TeacherInfo",
+    "TeacherOptions",
+    "__version__",
+    "errors",
+    "load_snapshot",
+    "losses",
+    "metrics",
+    "mutual_losses",
+    "schedules",
+    "stores",
+    "topologies",
+]

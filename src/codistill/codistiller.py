@@ -1,0 +1,398 @@
+"""The object users hold: one more term in the loss, one more call a step."""
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Self, final
+
+import torch
+from torch import Tensor, nn
+
+from codistill.errors import CodistillWarning
+from codistill.exchange.base import Exchange, Predictions, Progress, TeacherInfo
+from codistill.losses.divergences import Divergence, DivergenceFunction, as_divergence
+from codistill.losses.targets import Combine, distillation_term, validate_combine
+from codistill.parallel.group import check_single_rank
+from codistill.schedules import BurnIn, Schedule, as_schedule
+from codistill.step_report import StepReport
+
+_STATE_VERSION = 1
+_LOSSES_WITHOUT_A_STEP = 1000
+
+
+@final
+class Codistiller:
+    """Makes a training job a peer: its loss pulls the model towards what the others would predict.
+
+    ``loss_i(k) = L(y, f_i(x)) + weight(k) * mean over teachers j of D(f_j'(x), f_i(x))``
+    (Sodhani et al. 2020, Algorithm 1; Anil et al. 2018, Algorithm 1). A teacher f_j' is a frozen,
+    perhaps stale copy of peer j, outside the model: it is in no ``parameters()`` and no ``state_dict()``.
+
+    **Ranks**: a peer is one process in this version.
+    **Blocks**: where the exchange does: at the first ``loss`` and at each interval's ``step``.
+    **On failure**: see the exchange; an error leaves the model and its teachers as they were.
+
+    Example:
+        >>> import tempfile
+        >>> from codistill.exchange.checkpoint import CheckpointExchange
+        >>> model = nn.Linear(4, 3)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> codistiller = Codistiller(model, CheckpointExchange(tempfile.mkdtemp(), peer="a"))
+        >>> inputs, targets = torch.randn(8, 4), torch.randint(3, (8,))
+        >>> logits = model(inputs)
+        >>> task_loss = nn.functional.cross_entropy(logits, targets)
+        >>> (task_loss + codistiller.loss(logits, inputs)).backward()
+        >>> optimizer.step()
+        >>> report = codistiller.step(task_loss=task_loss.detach())
+        >>> report.step, report.samples, dict(report.teachers)
+        (1, 8, {})
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        exchange: Exchange,
+        *,
+        distillation_loss: str | DivergenceFunction | Divergence = "kl",
+        weight: float | Schedule = 1.0,
+        burn_in_steps: int = 0,
+        combine: Combine = "losses",
+        outputs_to_logits: Callable[[Any], Tensor] | None = None,
+    ) -> None:
+        """Join a model to an exchange.
+
+        Args:
+            model: The student; plain, compiled, or wrapped in ``DistributedDataParallel``.
+            exchange: How it learns what the others would predict; of no other ``Codistiller``.
+            distillation_loss: D: a name, a ``Divergence``, or a function (student logits, teacher
+                logits) -> one value a position.
+            weight: What D is multiplied by: a number >= 0, or a function of the step.
+            burn_in_steps: First steps in which the weight is 0 (Anil et al. 2018).
+            combine: How several teachers become one term: "losses" (mean of losses), "probabilities"
+                (mean distribution) or "logits" (mean logits).
+            outputs_to_logits: Turns what the model returns into logits; for teachers only.
+
+        Raises:
+            TypeError, ValueError: If an argument is not as described.
+            RuntimeError: If this process is one of several ranks.
+        """
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
+        if not isinstance(exchange, Exchange):
+            raise TypeError(
+                f"exchange must be an Exchange, got {type(exchange).__name__}. "
+                "Pass CheckpointExchange(store, peer=...)."
+            )
+        if outputs_to_logits is not None and not callable(outputs_to_logits):
+            raise TypeError(f"outputs_to_logits must be a function, got {type(outputs_to_logits).__name__}.")
+        check_single_rank()
+        self._divergence = as_divergence(distillation_loss)
+        validate_combine(self._divergence, combine)
+        self._combine: Combine = combine
+        self._weight = BurnIn(as_schedule(weight), burn_in_steps)
+        self._exchange = exchange
+        exchange.bind(model, outputs_to_logits)
+        self._step = 0
+        self._samples = 0
+        self._steps_with_teacher = 0
+        self._teacher_samples = 0
+        self._stall_s = 0.0
+        self._task_losses = _Mean()
+        self._told_losses: tuple[float | None, float | None] = (None, None)
+        self._has_begun = False
+        self._has_warned = False
+        # Of the step that is under way:
+        self._losses_seen = 0
+        self._samples_seen = 0
+        self._distillation_losses = _Mean()
+
+    @property
+    def teachers(self) -> Mapping[str, TeacherInfo]:
+        """The teachers in use, by peer: whose weights they hold, and how old."""
+        return self._exchange.teachers
+
+    def loss(
+        self,
+        logits: Tensor,
+        inputs: Any,
+        *,
+        mask: Tensor | None = None,
+        denominator: float | Tensor | None = None,
+    ) -> Tensor:
+        """Return the weighted distillation loss of a batch, to be added to the task loss.
+
+        Gradients reach ``logits`` only. Before the end of burn-in and while there is no teacher it is an
+        exact 0, without a teacher's forward.
+
+        **Ranks**: the one process of the peer.
+        **Blocks**: the first call waits for what the exchange waits for at the start.
+        **On failure**: nothing has changed; the call may be repeated.
+
+        Args:
+            logits: The student's, [batch, ..., classes], or one logit a position.
+            inputs: What the student was called with: a tensor for ``m(x)``, a tuple for ``m(*x)``, a
+                mapping for ``m(**x)``; or what ``predict`` returned for it. Labels do not belong here.
+            mask: Which positions count, bool, [batch, ...] without the classes; None for all.
+            denominator: What the sum over positions is divided by, > 0; by default the number of
+                positions that count in this call.
+
+        Returns:
+            0-d tensor.
+
+        Raises:
+            TypeError, ValueError: If an argument is not as described, or a teacher's logits have
+                another shape.
+            CodistillError: What hinders the run from starting, at the first call.
+        """
+        if not isinstance(logits, Tensor):
+            raise TypeError(f"logits must be a tensor, got {type(logits).__name__}. Pass the model's logits.")
+        is_training = torch.is_grad_enabled()
+        if is_training:
+            self._begin()
+            self._count_loss(logits)
+        weight = self._weight_now()
+        if not self._has_begun or weight == 0.0:
+            return logits.new_zeros(())
+        predictions = inputs if isinstance(inputs, Predictions) else self._predict(inputs, logits)
+        if not predictions.peers:
+            return logits.new_zeros(())
+        for prediction in predictions.peers:
+            if prediction.target.logits.shape != logits.shape:
+                raise ValueError(
+                    f"logits must have the shape of the teachers', got {list(logits.shape)} here and "
+                    f"{list(prediction.target.logits.shape)} from peer {prediction.peer!r} at step "
+                    f"{prediction.step}. Pass the same inputs that the student saw, and outputs_to_logits "
+                    "if the model returns more than logits."
+                )
+        term = distillation_term(
+            self._divergence,
+            logits,
+            [prediction.target for prediction in predictions.peers],
+            combine=self._combine,
+            mask=mask,
+            denominator=denominator,
+        )
+        if is_training:
+            self._distillation_losses.add(term)
+        return term * weight
+
+    def predict(self, inputs: Any, *, logits: Tensor | None = None) -> Predictions:
+        """Run the teachers on a batch, early or for several heads; pass the result to ``loss``.
+
+        Nothing runs before the end of burn-in.
+
+        Args:
+            inputs: As for ``loss``.
+            logits: The student's logits, for exchanges that send them to the others.
+
+        Returns:
+            One prediction a teacher; none before the end of burn-in.
+        """
+        if torch.is_grad_enabled():
+            self._begin()
+        if not self._has_begun or self._weight_now() == 0.0:
+            return Predictions(())
+        return self._predict(inputs, logits)
+
+    def step(self, *, task_loss: Tensor | float | None = None, samples: int | None = None) -> StepReport:
+        """Tell that the optimizer has made a step; publish and fetch if it is time to.
+
+        Call it once for each optimizer step, after it, not for each micro-batch.
+
+        **Ranks**: the one process of the peer.
+        **Blocks**: at each interval, as the exchange does.
+        **On failure**: see the exchange.
+
+        Args:
+            task_loss: This step's task loss, detached; published as a mean for the others to see.
+            samples: Samples of this step, over all ranks of the peer; by default what ``loss`` saw,
+                the first dimension of its logits.
+
+        Returns:
+            What this step had, and what the exchange has cost so far.
+        """
+        if samples is not None and (isinstance(samples, bool) or samples < 0):
+            raise ValueError(f"samples must be >= 0, got {samples}. It counts the samples of this step.")
+        weight = self._weight_now()
+        self._steps_with_teacher += bool(self._exchange.teachers)
+        self._step += 1
+        self._samples += self._samples_seen if samples is None else samples
+        if task_loss is not None:
+            self._task_losses.add(torch.as_tensor(task_loss))
+        publishes = self._exchange.counters.publishes
+        if self._has_begun:
+            is_publishing = self._step % self._exchange.interval_steps == 0
+            with self._stalling():
+                self._exchange.step(self._progress(with_losses=is_publishing))
+            if is_publishing:
+                self._task_losses = _Mean()
+        report = self._report(weight, published=self._exchange.counters.publishes > publishes)
+        self._losses_seen = 0
+        self._samples_seen = 0
+        self._distillation_losses = _Mean()
+        return report
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs beside the model's and the optimizer's state.
+
+        It holds dicts, lists, strings and numbers, no tensor: the teachers' weights are in the store.
+        """
+        return {
+            "version": _STATE_VERSION,
+            "step": self._step,
+            "samples": self._samples,
+            "steps_with_teacher": self._steps_with_teacher,
+            "teacher_samples": self._teacher_samples,
+            "task_loss": self._task_losses.value(),
+            "task_losses": self._task_losses.count,
+            "exchange": self._exchange.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where ``state_dict`` was taken; before the first ``loss``.
+
+        Raises:
+            ValueError: If it is of a newer version of codistill, or of another peer.
+            RuntimeError: If training has begun.
+        """
+        if state.get("version") != _STATE_VERSION:
+            raise ValueError(
+                f"state must be of version {_STATE_VERSION}, got {state.get('version')!r}. "
+                "Load what Codistiller.state_dict returned, with the codistill that saved it or a newer one."
+            )
+        self._exchange.load_state_dict(state["exchange"])
+        self._step = int(state["step"])
+        self._samples = int(state["samples"])
+        self._steps_with_teacher = int(state["steps_with_teacher"])
+        self._teacher_samples = int(state["teacher_samples"])
+        self._task_losses = _Mean.of(state["task_loss"], int(state["task_losses"]))
+
+    def close(self, *, publish: bool = True) -> None:
+        """End: leave a last snapshot for the others, marked as finished. A second call does nothing.
+
+        Args:
+            publish: False leaves no snapshot; the last one published goes on serving.
+        """
+        with self._stalling():
+            self._exchange.close(self._progress(with_losses=True), publish=publish and self._has_begun)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close; after an error without a last snapshot, which might hold what caused it."""
+        self.close(publish=error_type is None)
+
+    def _begin(self) -> None:
+        if not self._has_begun:
+            with self._stalling():
+                self._exchange.begin(self._progress(with_losses=False))
+            self._has_begun = True
+
+    def _count_loss(self, logits: Tensor) -> None:
+        self._losses_seen += 1
+        self._samples_seen += logits.shape[0] if logits.ndim else 1
+        limit = max(_LOSSES_WITHOUT_A_STEP, 2 * self._exchange.interval_steps)
+        if self._losses_seen == limit and not self._has_warned:
+            self._has_warned = True
+            warnings.warn(
+                f"loss() was called {limit} times without step(): nothing is published or fetched. "
+                "Call codistiller.step() after each optimizer.step().",
+                CodistillWarning,
+                stacklevel=3,
+            )
+
+    def _weight_now(self) -> float:
+        weight = self._weight(self._step)
+        if not (weight >= 0.0 and math.isfinite(weight)):
+            raise ValueError(
+                f"weight must be finite and >= 0, got {weight} at step {self._step}. Correct the schedule."
+            )
+        return weight
+
+    def _predict(self, inputs: Any, logits: Tensor | None) -> Predictions:
+        predictions = self._exchange.predict(inputs, logits)
+        if torch.is_grad_enabled():
+            self._teacher_samples += sum(
+                prediction.target.logits.shape[0] for prediction in predictions.peers
+            )
+        return predictions
+
+    def _progress(self, *, with_losses: bool) -> Progress:
+        """Return how far training is; a new loss is read, which waits for its device, only if asked."""
+        if with_losses:
+            # At the end there may be nothing new to tell since the last interval.
+            task_loss, distillation_loss = self._told_losses
+            if self._task_losses.count:
+                task_loss = self._task_losses.value()
+            if self._distillation_losses.count:
+                distillation_loss = self._distillation_losses.value()
+            self._told_losses = (task_loss, distillation_loss)
+        task_loss, distillation_loss = self._told_losses
+        return Progress(
+            step=self._step,
+            samples=self._samples,
+            task_loss=task_loss,
+            distillation_loss=distillation_loss,
+        )
+
+    def _report(self, weight: float, *, published: bool) -> StepReport:
+        counters = self._exchange.counters
+        return StepReport(
+            step=self._step,
+            samples=self._samples,
+            weight=weight,
+            distillation_loss=self._distillation_losses.tensor(),
+            teachers={peer: info.age_steps for peer, info in self._exchange.teachers.items()},
+            published=published,
+            fetched=tuple(counters.fetched),
+            teacher_share=self._steps_with_teacher / self._step,
+            teacher_samples=self._teacher_samples,
+            bytes_published=counters.bytes_published,
+            bytes_fetched=counters.bytes_fetched,
+            stall_s=self._stall_s,
+        )
+
+    @contextmanager
+    def _stalling(self) -> Iterator[None]:
+        begin_s = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._stall_s += time.perf_counter() - begin_s
+
+
+class _Mean:
+    """A running mean that leaves its numbers on their device until it is asked."""
+
+    def __init__(self, total: Tensor | None = None, count: int = 0) -> None:
+        self.total = total
+        self.count = count
+
+    @classmethod
+    def of(cls, mean: float | None, count: int) -> Self:
+        """Return the mean of ``count`` values as it was saved."""
+        return cls(None if mean is None else torch.tensor(mean * count, dtype=torch.float64), count)
+
+    def add(self, value: Tensor) -> None:
+        """Take one more value into account."""
+        value = value.detach().double() if value.device.type == "cpu" else value.detach().float()
+        self.total = value if self.total is None else self.total + value
+        self.count += 1
+
+    def tensor(self) -> Tensor | None:
+        """Return the mean, None before the first value."""
+        return None if self.total is None else self.total / self.count
+
+    def value(self) -> float | None:
+        """Return the mean as a number, which waits for its device; None before the first value."""
+        mean = self.tensor()
+        return None if mean is None else float(mean)

@@ -1,0 +1,88 @@
+"""The exceptions of codistill, and its warning.
+
+    CodistillError
+    |-- StoreError (OSError)                        a store did not do what was asked
+    |   `-- KeyMissingError (FileNotFoundError)     nothing is stored under that key
+    |-- SnapshotError (ValueError)                  a snapshot cannot be used
+    |   |-- SnapshotFormatError                     not written as the format says, or a newer format
+    |   |-- SnapshotIntegrityError                  its bytes are not those its publisher wrote
+    |   `-- SnapshotMismatchError                   it is of another model
+    |-- RunExistsError (FileExistsError)            a new job would write over an old run
+    |-- PeerMissingError (TimeoutError)             a peer that was waited for did not come
+    |-- PeerMismatchError (ValueError)              peers were started with settings that do not go together
+    |-- RecipeError (ValueError)                    a recipe that does not exist or cannot be run
+    |-- DataMissingError (FileNotFoundError)        a data set is not where it was looked for
+    `-- ExtraMissingError (ImportError)             an optional dependency is not installed
+
+Wrong arguments are ``ValueError`` and ``TypeError``, as everywhere in Python.
+"""
+
+
+class CodistillError(Exception):
+    """Base of every error that concerns a run rather than an argument.
+
+    Attributes:
+        peer: Name of the peer it is about, where there is one.
+        step: Optimizer step it is about, where there is one.
+        key: Key in the store it is about, where there is one.
+    """
+
+    def __init__(
+        self, message: str, *, peer: str | None = None, step: int | None = None, key: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.peer = peer
+        self.step = step
+        self.key = key
+
+
+class StoreError(CodistillError, OSError):
+    """A store could not read, write, create, delete or list."""
+
+
+class KeyMissingError(StoreError, FileNotFoundError):
+    """Nothing is stored under the key."""
+
+
+class SnapshotError(CodistillError, ValueError):
+    """A snapshot cannot be used; whatever was loaded before stays as it was."""
+
+
+class SnapshotFormatError(SnapshotError):
+    """A document of a snapshot is malformed, or of a newer format than this version reads."""
+
+
+class SnapshotIntegrityError(SnapshotError):
+    """The bytes are not those that the publisher wrote: truncated, altered, or of another run."""
+
+
+class SnapshotMismatchError(SnapshotError):
+    """The snapshot is of another model: names or shapes differ."""
+
+
+class RunExistsError(CodistillError, FileExistsError):
+    """A job that starts at step 0 found its own earlier snapshots, or a results folder in use."""
+
+
+class PeerMissingError(CodistillError, TimeoutError):
+    """A peer did not publish in time what this peer has to wait for."""
+
+
+class PeerMismatchError(CodistillError, ValueError):
+    """Peers of one run were started with settings that contradict one another."""
+
+
+class RecipeError(CodistillError, ValueError):
+    """There is no such recipe, or its fields contradict one another."""
+
+
+class DataMissingError(CodistillError, FileNotFoundError):
+    """A data set is not where it was looked for."""
+
+
+class ExtraMissingError(CodistillError, ImportError):
+    """An optional dependency is not installed; the message names the ``pip install`` that helps."""
+
+
+class CodistillWarning(UserWarning):
+    """Something is not as it should be, but training goes on."""

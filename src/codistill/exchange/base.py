@@ -1,0 +1,154 @@
+"""The contract of an exchange, and what passes through it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from codistill.losses.targets import DenseTarget
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerPrediction:
+    """What one peer would predict on this peer's batch."""
+
+    peer: str
+    """The peer that the teacher stands in for."""
+    target: DenseTarget
+    """Its prediction; carries no gradient."""
+    step: int
+    """The peer's optimizer step when it published those weights."""
+    samples: int
+    """Samples it had been trained on by then."""
+    sequence: tuple[int, int]
+    """(incarnation, sequence) of the snapshot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """What all teachers predict on one batch, in sorted order of their names."""
+
+    peers: tuple[PeerPrediction, ...]
+    """One entry a teacher; empty while there is none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherInfo:
+    """Whose weights a teacher holds now, and how old they are."""
+
+    peer: str
+    """The peer that it stands in for."""
+    incarnation: int
+    """Which life of that peer published them."""
+    sequence: int
+    """Which snapshot of that life."""
+    step: int
+    """That peer's optimizer step then."""
+    samples: int
+    """Samples that peer had been trained on then."""
+    age_steps: int
+    """The student's own steps since it first saw the snapshot."""
+    task_loss: float | None
+    """That peer's task loss as published."""
+    metadata: Mapping[str, Any]
+    """What that peer's user attached."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far the student has come."""
+
+    step: int = 0
+    """Optimizer steps done."""
+    samples: int = 0
+    """Samples trained on, over all ranks of the peer."""
+    task_loss: float | None = None
+    """Mean task loss since the last publish, if the user tells it."""
+    distillation_loss: float | None = None
+    """Distillation loss at the last step, unweighted; None without one."""
+
+
+@dataclass(slots=True, kw_only=True)
+class ExchangeCounters:
+    """What the exchange has cost since this process started."""
+
+    bytes_published: int = 0
+    """Bytes written to the store."""
+    bytes_fetched: int = 0
+    """Bytes read from the store."""
+    publishes: int = 0
+    """Snapshots published."""
+    fetched: list[str] = field(default_factory=list)
+    """Peers whose new snapshot was taken at the last step, in the order it was."""
+
+
+class Exchange(ABC):
+    """How a peer learns what the others would predict.
+
+    A ``Codistiller`` calls ``bind`` once, ``begin`` before the first prediction, then ``predict`` and
+    ``step`` in turn, and ``close`` at the end.
+
+    Attributes:
+        counters: Bytes and counts so far.
+        interval_steps: Optimizer steps between two publishes; 1 where predictions are swapped.
+    """
+
+    counters: ExchangeCounters
+    interval_steps: int
+
+    @abstractmethod
+    def bind(self, model: nn.Module, outputs_to_logits: Callable[[Any], Tensor] | None) -> None:
+        """Meet the student, before anything else.
+
+        Args:
+            model: The student, perhaps wrapped.
+            outputs_to_logits: Turns what a model returns into logits; None if it returns them.
+
+        Raises:
+            ValueError: If the exchange belongs to another student already.
+        """
+
+    @abstractmethod
+    def begin(self, progress: Progress) -> None:
+        """Claim the peer's name and find the others, at the first loss of this process.
+
+        Raises:
+            CodistillError: What hinders the run from starting.
+        """
+
+    @abstractmethod
+    def predict(self, inputs: Any, logits: Tensor | None) -> Predictions:
+        """Return what each teacher predicts on ``inputs``, without gradient.
+
+        Args:
+            inputs: A tensor for ``m(x)``, a tuple for ``m(*x)``, a mapping for ``m(**x)``.
+            logits: The student's own logits, which some exchanges send to the others.
+        """
+
+    @abstractmethod
+    def step(self, progress: Progress) -> None:
+        """Publish and fetch, where it is time to; once for each optimizer step."""
+
+    @property
+    @abstractmethod
+    def teachers(self) -> Mapping[str, TeacherInfo]:
+        """The teachers in use, by peer."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Return numbers, strings, lists and dicts only: what a resumed peer needs to go on."""
+
+    @abstractmethod
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over the state of an earlier life of this peer, before ``begin``."""
+
+    @abstractmethod
+    def close(self, progress: Progress, *, publish: bool) -> None:
+        """End; a second call does nothing.
+
+        Args:
+            progress: How far the student came.
+            publish: Leave a last snapshot, marked as finished.
+        """

@@ -1,0 +1,138 @@
+"""Reading other peers' snapshots."""
+
+import hashlib
+from pathlib import Path
+
+from torch import Tensor
+
+from codistill.errors import KeyMissingError, SnapshotError, SnapshotIntegrityError
+from codistill.snapshots.codec import decode_exact, verify_chunk
+from codistill.snapshots.info import SnapshotInfo
+from codistill.snapshots.keys import pointer_key, shard_key
+from codistill.snapshots.manifest import CHUNK_BYTES, Manifest, ManifestReference
+from codistill.snapshots.pointer import MAX_POINTER_BYTES, Pointer
+from codistill.stores.base import Store
+from codistill.stores.opening import open_store
+
+
+class Fetcher:
+    """Reads pointers, manifests and weights of one run: sizes before bytes, digests before decoding.
+
+    **On failure**: raises a ``SnapshotError`` or ``StoreError`` that names peer and key, having changed
+    nothing.
+    """
+
+    def __init__(self, store: Store, *, run_id: str | None, max_bytes: int | None) -> None:
+        """Read from ``store``.
+
+        Args:
+            store: Where from.
+            run_id: The run that snapshots must be of; None takes any.
+            max_bytes: The largest snapshot to read; None reads any.
+        """
+        self._store = store
+        self._run_id = run_id
+        self._max_bytes = max_bytes
+        self.bytes_read = 0
+
+    def pointer(self, peer: str) -> Pointer | None:
+        """Return the pointer to a peer's newest snapshot, None if it has not published."""
+        key = pointer_key(peer)
+        try:
+            content = self._read(key, MAX_POINTER_BYTES)
+        except KeyMissingError:
+            return None
+        pointer = Pointer.from_json(content, key=key)
+        self._check_run(pointer.run_id, peer, key)
+        return pointer
+
+    def manifest(self, reference: ManifestReference) -> Manifest:
+        """Return the manifest that a pointer, another manifest or a saved state refers to."""
+        peer = reference.peer
+        content = self._read(reference.key, reference.size_bytes)
+        if hashlib.sha256(content).hexdigest() != reference.sha256:
+            raise SnapshotIntegrityError(
+                f"Manifest {reference.key!r} of peer {peer!r} is not the one that was referred to: "
+                "its digest differs.",
+                peer=peer,
+                key=reference.key,
+            )
+        manifest = Manifest.from_json(content, key=reference.key)
+        self._check_run(manifest.run_id, peer, reference.key)
+        return manifest
+
+    def tensors(self, manifest: Manifest) -> dict[str, Tensor]:
+        """Return the weights of a manifest, every chunk verified and those very bytes decoded."""
+        if self._max_bytes is not None and manifest.total_bytes > self._max_bytes:
+            raise SnapshotError(
+                f"Snapshot of peer {manifest.peer!r} at step {manifest.step} must be at most "
+                f"{self._max_bytes} bytes, got {manifest.total_bytes}. "
+                "Pass SnapshotOptions(max_bytes=...) to allow it.",
+                peer=manifest.peer,
+                step=manifest.step,
+            )
+        return decode_exact(manifest, [self._shard(manifest, index) for index in range(len(manifest.shards))])
+
+    def _shard(self, manifest: Manifest, index: int) -> bytes:
+        shard = manifest.shards[index]
+        key = shard_key(manifest.peer, *manifest.order, shard.name)
+        parts = []
+        for chunk in range(len(shard.chunk_sha256)):
+            start = chunk * CHUNK_BYTES
+            part = self._store.read(key, max_bytes=min(CHUNK_BYTES, shard.size_bytes - start), start=start)
+            verify_chunk(shard, chunk, part, peer=manifest.peer, key=key)
+            self.bytes_read += len(part)
+            parts.append(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _read(self, key: str, max_bytes: int) -> bytes:
+        # One byte more than allowed tells a document of the right size from a larger one.
+        content = self._store.read(key, max_bytes=max_bytes + 1)
+        self.bytes_read += len(content)
+        if len(content) > max_bytes:
+            raise SnapshotIntegrityError(
+                f"{key!r} must be at most {max_bytes} bytes, and is larger.", key=key
+            )
+        return content
+
+    def _check_run(self, run_id: str, peer: str, key: str) -> None:
+        if self._run_id is not None and run_id != self._run_id:
+            raise SnapshotIntegrityError(
+                f"{key!r} of peer {peer!r} must be of run {self._run_id}, got {run_id}. "
+                "Give each run a store of its own.",
+                peer=peer,
+                key=key,
+            )
+
+
+def load_snapshot(store: str | Path | Store, peer: str) -> tuple[dict[str, Tensor], SnapshotInfo]:
+    """Return the newest snapshot of a peer.
+
+    **Ranks**: any process may call it, whether it takes part in the run or not.
+    **Blocks**: while the store is read.
+    **On failure**: nothing has changed.
+
+    Args:
+        store: A path, or a store.
+        peer: The peer's name.
+
+    Returns:
+        Canonical name to tensor, on the CPU, for ``load_state_dict``; and what is known of it.
+
+    Raises:
+        KeyMissingError: If the peer has published nothing.
+        SnapshotError: If what it published cannot be used.
+        StoreError: If the store cannot be read.
+    """
+    opened = open_store(store)
+    fetcher = Fetcher(opened, run_id=None, max_bytes=None)
+    pointer = fetcher.pointer(peer)
+    if pointer is None:
+        raise KeyMissingError(
+            f"peer must be one that has published, got {peer!r}. Names at {opened.describe()}: "
+            f"{', '.join(opened.list_names('', limit=64)) or 'none'}.",
+            peer=peer,
+            key=pointer_key(peer),
+        )
+    manifest = fetcher.manifest(pointer.manifest)
+    return fetcher.tensors(manifest), SnapshotInfo.from_manifest(manifest)

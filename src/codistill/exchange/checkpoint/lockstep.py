@@ -1,0 +1,151 @@
+"""Lockstep: peers wait for one another's snapshots at every interval."""
+
+from dataclasses import dataclass
+from typing import final
+
+from typing_extensions import override
+
+from codistill.errors import KeyMissingError, PeerMismatchError, PeerMissingError
+from codistill.exchange.checkpoint.classroom import Classroom
+from codistill.exchange.checkpoint.fetcher import Fetcher
+from codistill.exchange.checkpoint.membership import PeerFinder
+from codistill.exchange.checkpoint.reader import Reader
+from codistill.exchange.checkpoint.waiting import Clock, wait_until
+from codistill.snapshots.keys import status_key
+from codistill.snapshots.manifest import Manifest, ManifestReference
+from codistill.snapshots.pointer import Pointer
+from codistill.snapshots.status import MAX_STATUS_BYTES, Status
+from codistill.stores.base import Store
+
+_Found = tuple[Manifest, ManifestReference]
+
+
+@dataclass(frozen=True, slots=True)
+class Lockstep:
+    """Wait at every interval for every other peer's snapshot of exactly that step.
+
+    For papers, tests and runs that must be reproducible to the bit. It gives up what codistillation is
+    for: a peer that dies stops the others.
+    """
+
+    timeout_s: float = 1800.0
+    """How long to wait for the others before giving up, in seconds."""
+
+    def __post_init__(self) -> None:
+        """Check the field."""
+        if not self.timeout_s > 0:
+            raise ValueError(
+                f"timeout_s must be > 0, got {self.timeout_s}. Pass lockstep=False to wait for nobody."
+            )
+
+
+@final
+class LockstepReader(Reader):
+    """Finds every other peer's snapshot of one step, waiting for those that are not there yet.
+
+    A peer that has finished is not waited for: its last snapshot serves.
+
+    **Blocks**: until all are there, up to the timeout.
+    **On failure**: raises ``PeerMissingError``, ``PeerMismatchError`` (another interval) or what is wrong
+    with a snapshot.
+    """
+
+    def __init__(
+        self,
+        finder: PeerFinder,
+        store: Store,
+        fetcher: Fetcher,
+        classroom: Classroom,
+        *,
+        interval_steps: int,
+        timeout_s: float,
+        clock: Clock,
+    ) -> None:
+        self._finder = finder
+        self._store = store
+        self._fetcher = fetcher
+        self._classroom = classroom
+        self._interval_steps = interval_steps
+        self._timeout_s = timeout_s
+        self._clock = clock
+        self._newest: dict[str, tuple[Pointer, Manifest]] = {}
+
+    @override
+    def meet(self, step: int) -> None:
+        self.update(step)
+
+    @override
+    def update(self, step: int) -> None:
+        deadline_s = self._clock.monotonic() + self._timeout_s
+        found = {peer: self._wait(peer, step, deadline_s) for peer in self._finder.others()}
+        for peer in self._finder.teachers(found):
+            manifest, reference = found[peer]
+            self._classroom.take(manifest, reference, first_seen_step=step)
+
+    def _wait(self, peer: str, step: int, deadline_s: float) -> _Found:
+        found = wait_until(
+            lambda: self._at(peer, step),
+            timeout_s=max(0.0, deadline_s - self._clock.monotonic()),
+            clock=self._clock,
+        )
+        if found is None:
+            raise PeerMissingError(
+                f"Peer {peer!r} did not publish step {step} within {self._timeout_s} s. "
+                "Start it, resume this run later from its state_dict, or train without lockstep, "
+                "where peers wait for nobody.",
+                peer=peer,
+                step=step,
+            )
+        return found
+
+    def _at(self, peer: str, step: int) -> _Found | None:
+        pointer = self._fetcher.pointer(peer)
+        if pointer is None:
+            return None
+        newest = self._read_newest(pointer)
+        if newest.step > step:
+            return self._walk_back(newest, step)
+        if newest.step == step or (newest.finished and not self._has_come_back(pointer)):
+            return newest, pointer.manifest
+        return None
+
+    def _read_newest(self, pointer: Pointer) -> Manifest:
+        known = self._newest.get(pointer.peer)
+        if known is not None and known[0] == pointer:
+            return known[1]
+        manifest = self._fetcher.manifest(pointer.manifest)
+        if manifest.interval_steps != self._interval_steps:
+            raise PeerMismatchError(
+                f"interval_steps must be the same for all peers in lockstep, got {self._interval_steps} here "
+                f"and {manifest.interval_steps} at peer {pointer.peer!r}. Start all peers with one interval.",
+                peer=pointer.peer,
+                step=manifest.step,
+            )
+        self._newest[pointer.peer] = (pointer, manifest)
+        return manifest
+
+    def _walk_back(self, newest: Manifest, step: int) -> _Found:
+        """Follow ``previous`` to the snapshot of ``step``: the peer is ahead, or was before it resumed."""
+        manifest, reference = newest, newest.previous
+        while reference is not None:
+            manifest = self._fetcher.manifest(reference)
+            if manifest.step <= step:
+                break
+            reference = manifest.previous
+        if reference is None or manifest.step != step:
+            raise PeerMissingError(
+                f"Peer {newest.peer!r} is at step {newest.step} and has no snapshot of step {step}. "
+                "Resume all peers of a lockstep run from state saved by that run.",
+                peer=newest.peer,
+                step=step,
+            )
+        return manifest, reference
+
+    def _has_come_back(self, pointer: Pointer) -> bool:
+        """Tell whether a peer that had finished trains on: its status is of a later life."""
+        key = status_key(pointer.peer)
+        try:
+            status = Status.from_json(self._store.read(key, max_bytes=MAX_STATUS_BYTES), key=key)
+        except KeyMissingError:
+            return False
+        return status.incarnation > pointer.incarnation

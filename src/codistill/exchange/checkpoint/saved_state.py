@@ -1,0 +1,78 @@
+"""What a peer needs to know of its own past to go on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from codistill.snapshots.document import Fields
+from codistill.snapshots.manifest import ManifestReference
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SavedTeacher:
+    """A teacher's identity; its weights are in the store."""
+
+    manifest: ManifestReference
+    """The snapshot that it held."""
+    first_seen_step: int
+    """The student's step at which it first saw that snapshot."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SavedState:
+    """An earlier life of a peer, as its ``state_dict`` holds it: plain dicts, lists, strings and numbers."""
+
+    peer: str
+    """The peer's name."""
+    run_id: str
+    """The run it took part in."""
+    incarnation: int
+    """Which life it was."""
+    previous: ManifestReference | None
+    """Its last snapshot."""
+    kept: tuple[tuple[int, int], ...]
+    """(incarnation, sequence) of its snapshots that were there, oldest first."""
+    teachers: Mapping[str, SavedTeacher]
+    """Its teachers, by peer."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what ``from_dict`` reads."""
+        return {
+            "peer": self.peer,
+            "run_id": self.run_id,
+            "incarnation": self.incarnation,
+            "previous": None if self.previous is None else self.previous.to_fields(),
+            "kept": [list(order) for order in self.kept],
+            "teachers": {
+                peer: {"manifest": teacher.manifest.to_fields(), "first_seen_step": teacher.first_seen_step}
+                for peer, teacher in self.teachers.items()
+            },
+        }
+
+    @classmethod
+    def from_dict(cls, state: Mapping[str, Any]) -> "SavedState":
+        """Parse what ``to_dict`` returned.
+
+        Raises:
+            ValueError: If a field is missing or not what it should be.
+        """
+        fields = Fields(dict(state), "state")
+        teachers = {
+            peer: Fields(saved, f"teachers[{peer!r}]") for peer, saved in fields.items("teachers", limit=64)
+        }
+        return cls(
+            peer=fields.text("peer"),
+            run_id=fields.text("run_id"),
+            incarnation=fields.integer("incarnation"),
+            previous=None
+            if fields.is_null("previous")
+            else ManifestReference.from_fields(fields.fields("previous")),
+            kept=tuple((int(order[0]), int(order[1])) for order in state["kept"]),
+            teachers={
+                peer: SavedTeacher(
+                    manifest=ManifestReference.from_fields(saved.fields("manifest")),
+                    first_seen_step=saved.integer("first_seen_step"),
+                )
+                for peer, saved in teachers.items()
+            },
+        )

@@ -1,0 +1,36 @@
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+
+@pytest.fixture(autouse=True)
+def nothing_leaks() -> Iterator[None]:
+    """Fail a test that leaves a thread, a process group, an environment variable or a torch mode behind."""
+    threads = set(threading.enumerate())
+    environment = dict(os.environ)
+    dtype, num_threads = torch.get_default_dtype(), torch.get_num_threads()
+    yield
+    left = [thread.name for thread in set(threading.enumerate()) - threads if not thread.daemon]
+    assert not left, f"threads left behind: {left}"
+    assert not (dist.is_available() and dist.is_initialized()), "a process group was left behind"
+    after = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+    environment.pop("PYTEST_CURRENT_TEST", None)
+    assert after == environment, "environment variables were changed"
+    assert torch.is_grad_enabled()
+    assert torch.get_default_dtype() == dtype
+    assert torch.get_num_threads() == num_threads
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder of the data sets' folders: CODISTILL_DATA, or shared/data beside the checkout."""
+    beside = Path(__file__).parents[2] / "shared" / "data"
+    root = Path(os.environ.get("CODISTILL_DATA", beside))
+    if not root.is_dir():
+        pytest.skip(f"no data sets at {root}: set CODISTILL_DATA to the folder that holds theirs")
+    return root
