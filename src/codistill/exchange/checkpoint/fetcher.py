@@ -124,7 +124,7 @@ def load_snapshot(store: str | Path | Store, peer: str) -> tuple[dict[str, Tenso
         SnapshotError: If what it published cannot be used.
         StoreError: If the store cannot be read.
     """
-    opened = open_store(store)
+    opened = open_store(store, is_read_only=True)
     fetcher = Fetcher(opened, run_id=None, max_bytes=None)
     pointer = fetcher.pointer(peer)
     if pointer is None:

@@ -1,0 +1,44 @@
+# make demo, make test: each sets up .venv if need be. PYTHON names another interpreter than python3.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+READY = $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format coverage bench-step clean
+
+help:  ## show the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+setup: $(READY)  ## make the virtual environment with all that demo and tests need
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "codistill needs Python 3.11 or newer")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(READY)  ## train all arms of the demo, print the table, write runs/demo/report.html
+	$(BIN)/codistill demo --out runs/demo --overwrite
+
+test: $(READY)  ## run every test
+	$(BIN)/python -m pytest
+
+check: $(READY)  ## formatting, lint, types and layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_floors.py
+
+format: $(READY)  ## put the code into its format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+coverage: $(READY)  ## run every test and show what none of them reaches
+	$(BIN)/python -m pytest --cov --cov-report=term
+
+bench-step: $(READY)  ## what a step costs beside plain training and beside its floor
+	$(BIN)/python benchmarks/step.py
+
+clean:  ## remove the environment and the caches, not runs/
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

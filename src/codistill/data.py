@@ -1,0 +1,259 @@
+"""Which peer sees which samples, in which order."""
+
+from collections.abc import Iterator, Mapping, Sequence, Sized
+from typing import Any, Literal, TypeAlias, final, get_args
+
+import numpy as np
+import numpy.typing as npt
+from torch.utils.data import Sampler
+from typing_extensions import override
+
+Regime: TypeAlias = Literal["all_data", "disjoint"]
+_Indices: TypeAlias = npt.NDArray[np.int64]
+
+# Where in the tree of random streams below one seed each kind of draw has its branch.
+_PARTITION, _ORDER = 0, 1
+
+
+@final
+class PartitionedSampler(Sampler[int]):
+    """Draws a peer's samples: all of them in the peer's own order, or a part nobody else has.
+
+    With ``"all_data"`` each peer goes through everything in an order of its own; with ``"disjoint"`` one
+    seeded permutation, the same for all peers, is cut into equal parts (to within one sample), and each
+    epoch goes through the peer's part in a new order (Anil et al. 2018, section 3.3). Every process
+    computes the same orders from the seed and the names, whatever order ``peers`` comes in.
+
+    Iterating goes from the current position to the end of the epoch and leaves the sampler at the start
+    of the next one; an iteration that is abandoned is continued by the next. The position counts samples
+    of the whole peer, so that a job may resume with another number of ranks.
+
+    **Ranks**: each rank of the peer has its own sampler, with its ``rank``. They share nothing and have
+    equal lengths: what does not divide by ``world_size`` is left out at the end of the epoch.
+
+    **Blocks**: no.
+
+    **On failure**: ``load_state_dict`` changes nothing if it raises.
+
+    Args:
+        dataset_or_size: Number of samples, or something with that length.
+        peer: Name of this peer.
+        peers: Names of all peers, this one included.
+        regime: ``"all_data"`` or ``"disjoint"``.
+        seed: Of the partition and all orders, >= 0; the same for all peers.
+        rank: Of this process within the peer.
+        world_size: Number of the peer's ranks.
+
+    Raises:
+        TypeError: If an argument is of the wrong type.
+        ValueError: If a number is out of range, ``peer`` is not one of ``peers``, names repeat, or an epoch
+            would be empty.
+
+    Example:
+        >>> a, b = (PartitionedSampler(7, peer=p, peers=["a", "b"], regime="disjoint") for p in "ab")
+        >>> sorted([*a, *b])
+        [0, 1, 2, 3, 4, 5, 6]
+    """
+
+    def __init__(
+        self,
+        dataset_or_size: Sized | int,
+        *,
+        peer: str,
+        peers: Sequence[str],
+        regime: Regime = "all_data",
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        size = len(dataset_or_size) if isinstance(dataset_or_size, Sized) else dataset_or_size
+        self._size = _checked_int("dataset_or_size", size, minimum=1)
+        self._peers = _checked_peers(peer, peers)
+        self._peer = peer
+        if regime not in get_args(Regime):
+            choices = ", ".join(map(repr, get_args(Regime)))
+            raise ValueError(f"regime must be one of {choices}, got {regime!r}. 'all_data' is the default.")
+        self._regime = regime
+        self._seed = _checked_int("seed", seed, minimum=0)
+        self._world_size = _checked_int("world_size", world_size, minimum=1)
+        self._rank = _checked_int("rank", rank, minimum=0)
+        if rank >= world_size:
+            raise ValueError(f"rank must be < world_size, {world_size}, got {rank}. Ranks count from 0.")
+        self._indices = self._own_part()
+        if len(self._indices) < world_size:
+            raise ValueError(
+                f"dataset_or_size must give every rank a sample, got {len(self._indices)} for the "
+                f"{world_size} ranks of peer {peer!r}. Use fewer peers or ranks."
+            )
+        self._epoch = 0
+        self._position = 0
+        # (samples, epoch, position): a place from which the samples since epoch 0 are counted.
+        self._anchor = (0, 0, 0)
+
+    @property
+    def indices(self) -> _Indices:
+        """The peer's samples in rising order, of all ranks together; read-only."""
+        return self._indices
+
+    @override
+    def __iter__(self) -> Iterator[int]:
+        epoch, start = self._epoch, self._position
+        end = self._end_of_epoch(start)
+        order = self._order(epoch)[start + self._rank : end : self._world_size]
+        for count, index in enumerate(order, start=1):
+            # Moved on before the sample is handed out, so that a state saved after it does not repeat it.
+            self._go_to(epoch, start + count * self._world_size)
+            yield int(index)
+
+    def __len__(self) -> int:
+        """Return the samples a rank sees in a whole epoch, also where the current one is partly done."""
+        return len(self._indices) // self._world_size
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the start of an epoch; stay where it is if that is the current one.
+
+        Trainers call this before every epoch, also in the middle of one they resume. In ``samples``, epochs
+        that are skipped count as gone through.
+
+        Args:
+            epoch: From 0.
+
+        Raises:
+            TypeError: If it is not an int.
+            ValueError: If it is negative.
+        """
+        if _checked_int("epoch", epoch, minimum=0) != self._epoch:
+            self._epoch, self._position = epoch, 0
+            self._anchor = (epoch * len(self) * self._world_size, epoch, 0)
+
+    def state_dict(self, *, samples: int | None = None) -> dict[str, Any]:
+        """Return where this sampler is, and what it must be of to go on from there.
+
+        Args:
+            samples: How many samples this peer, all its ranks, has trained on since the start of epoch 0.
+                A loader with workers draws ahead of training: the sampler's own position, used by default,
+                would then skip what was drawn and not trained on.
+
+        Returns:
+            Numbers, strings and a list of strings; the same on all ranks that are equally far.
+
+        Raises:
+            TypeError: If ``samples`` is not an int.
+            ValueError: If ``samples`` lies before where the sampler was loaded or set to, or the ranks
+                would not be equally far.
+        """
+        if samples is None:
+            epoch, position = self._epoch, self._position
+            samples = self._count(epoch, position)
+        else:
+            epoch, position = self._locate(_checked_int("samples", samples, minimum=0))
+        return self._identity() | {"epoch": epoch, "position": position, "samples": samples}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go to where another sampler of the same peer and data was; its ``world_size`` may differ.
+
+        Args:
+            state: What ``state_dict`` returned.
+
+        Raises:
+            TypeError: If a number in it is not an int.
+            ValueError: If a field is missing or negative, or it is of another data set size, peer, list of
+                peers, regime or seed.
+        """
+        identity = self._identity()
+        missing = sorted((identity.keys() | {"epoch", "position", "samples"}) - state.keys())
+        if missing:
+            raise ValueError(f"state must have the field {missing[0]!r}, got {sorted(state)}. Save it anew.")
+        for name, own in identity.items():
+            if state[name] != own:
+                raise ValueError(
+                    f"state must be of this sampler's {name}, {own!r}, got {state[name]!r}. "
+                    "In another order of samples the position has no meaning."
+                )
+        epoch, position, samples = (
+            _checked_int(f"state[{name!r}]", state[name], minimum=0)
+            for name in ("epoch", "position", "samples")
+        )
+        if position > len(self._indices):
+            raise ValueError(
+                f"state['position'] must be <= {len(self._indices)}, got {position}. The state is damaged."
+            )
+        self._go_to(epoch, position)
+        self._anchor = (samples, self._epoch, self._position)
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "size": self._size,
+            "peer": self._peer,
+            "peers": list(self._peers),
+            "regime": self._regime,
+            "seed": self._seed,
+        }
+
+    def _own_part(self) -> _Indices:
+        if self._regime == "all_data":
+            part = np.arange(self._size, dtype=np.int64)
+        else:
+            parts = np.array_split(_permutation(self._size, self._seed, _PARTITION), len(self._peers))
+            part = np.sort(parts[self._peers.index(self._peer)])
+        part.flags.writeable = False
+        return part
+
+    def _order(self, epoch: int) -> _Indices:
+        own = self._peers.index(self._peer)
+        return self._indices[_permutation(len(self._indices), self._seed, _ORDER, own, epoch)]
+
+    def _end_of_epoch(self, start: int) -> int:
+        left = len(self._indices) - start
+        return start + left // self._world_size * self._world_size
+
+    def _go_to(self, epoch: int, position: int) -> None:
+        # The end of an epoch is the start of the next: whoever resumes there must not get an empty epoch.
+        is_over = len(self._indices) - position < self._world_size
+        self._epoch, self._position = (epoch + 1, 0) if is_over else (epoch, position)
+
+    def _count(self, epoch: int, position: int) -> int:
+        samples, from_epoch, from_position = self._anchor
+        if epoch == from_epoch:
+            return samples + position - from_position
+        whole_epochs = (epoch - from_epoch - 1) * len(self) * self._world_size
+        return samples + self._end_of_epoch(from_position) - from_position + whole_epochs + position
+
+    def _locate(self, samples: int) -> tuple[int, int]:
+        from_samples, epoch, position = self._anchor
+        since = samples - from_samples
+        if since < 0 or since % self._world_size:
+            raise ValueError(
+                f"samples must be {from_samples} plus a multiple of world_size, {self._world_size}, got "
+                f"{samples}. Count the samples of all ranks since the start of epoch 0."
+            )
+        left = self._end_of_epoch(position) - position
+        if since < left:
+            return epoch, position + since
+        epochs, position = divmod(since - left, len(self) * self._world_size)
+        return epoch + 1 + epochs, position
+
+
+def _permutation(size: int, seed: int, *branch: int) -> _Indices:
+    # Sorted random keys. NumPy promises the same raw bits of PCG64 and SeedSequence on every platform and in
+    # every version; of Generator.permutation, as of torch.randperm, neither library does.
+    bits = np.random.PCG64(np.random.SeedSequence(seed, spawn_key=branch)).random_raw(size)
+    return np.argsort(bits, kind="stable").astype(np.int64)
+
+
+def _checked_int(name: str, value: int, *, minimum: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, got {value!r}. Samples, ranks and epochs are counted.")
+    if value < minimum:
+        raise ValueError(f"{name} must be >= {minimum}, got {value}. Samples, ranks and epochs are counted.")
+    return value
+
+
+def _checked_peers(peer: str, peers: Sequence[str]) -> list[str]:
+    if isinstance(peers, str) or not all(isinstance(name, str) for name in peers):
+        raise TypeError(f"peers must be a list of names, got {peers!r}. Names are strings.")
+    if len(set(peers)) != len(peers):
+        raise ValueError(f"peers must be different names, got {list(peers)!r}. Two jobs may not share one.")
+    if peer not in peers:
+        raise ValueError(f"peer must be one of peers, {sorted(peers)!r}, got {peer!r}. Add it to peers.")
+    return sorted(peers)

@@ -1,0 +1,11 @@
+"""Contract suites and fakes, for the tests of codistill and of whoever extends it.
+
+This package needs pytest, which codistill itself does not.
+"""
+
+from codistill.testing.clock import FakeClock
+from codistill.testing.faulty_store import Faults, FaultyStore
+from codistill.testing.peers import run_peers
+from codistill.testing.stores import StoreContract
+
+__all__ = ["FakeClock", "Faults", "FaultyStore", "StoreContract", "run_peers"]

@@ -1,0 +1,315 @@
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from codistill.losses import DenseTarget, Divergence, distillation_term, kl_divergence, validate_combine
+
+COMBINES = ("losses", "probabilities", "logits")
+
+
+def logits(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 2
+
+
+def targets(*teachers: Tensor) -> list[DenseTarget]:
+    return [DenseTarget(teacher) for teacher in teachers]
+
+
+def three(*shape: int) -> list[Tensor]:
+    return [logits(*shape, seed=seed) for seed in (1, 2, 3)]
+
+
+@pytest.mark.parametrize(
+    ("shape", "class_dim"), [((4, 3), -1), ((2, 5, 3), -1), ((2, 3, 4, 5), 1)], ids=["BC", "BTC", "BCHW"]
+)
+def test_the_default_is_the_mean_over_positions_of_every_layout(shape, class_dim):
+    divergence = Divergence("kl", class_dim=class_dim)
+    student, teacher = logits(*shape), logits(*shape, seed=1)
+    p, q = teacher.softmax(class_dim), student.softmax(class_dim)
+    expected = (p * (p / q).log()).sum() / (p.numel() / 3)
+    torch.testing.assert_close(distillation_term(divergence, student, targets(teacher)), expected)
+
+
+@pytest.mark.parametrize("shape", [(6,), (6, 1), (6, 4)])
+def test_the_default_is_the_mean_over_positions_of_one_logit_each(shape):
+    student, teacher = logits(*shape), logits(*shape, seed=1)
+    p, q = teacher.sigmoid(), student.sigmoid()
+    expected = (p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()).mean()
+    torch.testing.assert_close(
+        distillation_term(Divergence("bernoulli_kl"), student, targets(teacher)), expected
+    )
+
+
+def test_the_term_is_a_scalar_in_float32_for_half_precision():
+    student = logits(4, 3).bfloat16().requires_grad_()
+    term = distillation_term(Divergence("kl"), student, targets(logits(4, 3, seed=1).bfloat16()))
+    assert (term.shape, term.dtype) == ((), torch.float32)
+
+
+def test_losses_is_the_mean_of_the_losses():
+    student, teachers = logits(4, 5), three(4, 5)
+    term = distillation_term(Divergence("kl", temperature=2.0), student, targets(*teachers))
+    expected = sum(kl_divergence(student, teacher, temperature=2.0).mean() for teacher in teachers) / 3
+    torch.testing.assert_close(term, expected)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_probabilities_is_the_loss_against_the_mean_distribution_at_the_losss_temperature(temperature):
+    student, teachers = logits(4, 5), three(4, 5)
+    divergence = Divergence("kl", temperature=temperature)
+    term = distillation_term(divergence, student, targets(*teachers), combine="probabilities")
+    p = torch.stack([(teacher / temperature).softmax(-1) for teacher in teachers]).mean(0)
+    q = (student / temperature).softmax(-1)
+    torch.testing.assert_close(term, (p * (p / q).log()).sum(-1).mean() * temperature**2)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_probabilities_of_one_logit_is_the_loss_against_the_mean_of_the_sigmoids(temperature):
+    student, teachers = logits(6), three(6)
+    divergence = Divergence("bernoulli_kl", temperature=temperature)
+    term = distillation_term(divergence, student, targets(*teachers), combine="probabilities")
+    p = torch.stack([(teacher / temperature).sigmoid() for teacher in teachers]).mean(0)
+    q = (student / temperature).sigmoid()
+    expected = (p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()).mean() * temperature**2
+    torch.testing.assert_close(term, expected)
+
+
+def test_logits_is_the_loss_against_the_mean_logits():
+    student, teachers = logits(4, 5), three(4, 5)
+    term = distillation_term(Divergence("logit_mse"), student, targets(*teachers), combine="logits")
+    torch.testing.assert_close(term, (student - torch.stack(teachers).mean(0)).square().mean())
+
+
+def test_the_mean_of_probabilities_is_not_the_mean_of_logits():
+    # Two teachers that are sure of different classes: mean logits are undecided between the two ...
+    student, teachers = torch.zeros(1, 3), [torch.tensor([[9.0, 0, 0]]), torch.tensor([[0, 1.0, 0]])]
+    terms = {
+        combine: distillation_term(Divergence("kl"), student, targets(*teachers), combine=combine).item()
+        for combine in COMBINES
+    }
+    assert len({round(term, 3) for term in terms.values()}) == 3
+    # ... and by Jensen's inequality the mean distribution is closer than the distributions on average.
+    assert terms["probabilities"] < terms["losses"]
+
+
+def test_mean_logits_do_not_depend_on_what_memory_held_before():
+    # An accumulator that starts uninitialised gives other numbers once the allocator hands back used memory.
+    student, teachers = logits(64, 50), three(64, 50)
+    expected = kl_divergence(student, torch.stack(teachers).mean(0)).mean()
+    for garbage in (1e30, math.nan):
+        torch.full((64, 50), garbage, dtype=torch.float64)
+        term = distillation_term(Divergence("kl"), student, targets(*teachers), combine="logits")
+        torch.testing.assert_close(term, expected)
+
+
+@pytest.mark.parametrize("name", ["kl", "symmetric_kl", "jensen_shannon", "bernoulli_kl"])
+def test_with_one_teacher_every_way_to_combine_is_the_same_to_the_bit(name):
+    divergence = Divergence(name, temperature=1.7)
+    results = []
+    for combine in COMBINES:
+        student = logits(5, 4).float().requires_grad_()
+        term = distillation_term(divergence, student, targets(logits(5, 4, seed=1).float()), combine=combine)
+        (gradient,) = torch.autograd.grad(term, student)
+        results.append((term, gradient))
+    assert all(torch.equal(term, results[0][0]) for term, _ in results)
+    assert all(torch.equal(gradient, results[0][1]) for _, gradient in results)
+
+
+@pytest.mark.parametrize("combine", COMBINES)
+@pytest.mark.parametrize("name", ["kl", "reverse_kl", "jensen_shannon", "soft_cross_entropy", "bernoulli_kl"])
+def test_several_equal_teachers_are_as_one(name, combine):
+    student, teacher = logits(4, 5), logits(4, 5, seed=1)
+    divergence = Divergence(name, temperature=2.0)
+    torch.testing.assert_close(
+        distillation_term(divergence, student, targets(teacher, teacher, teacher), combine=combine),
+        distillation_term(divergence, student, targets(teacher)),
+    )
+
+
+@pytest.mark.parametrize("combine", COMBINES)
+def test_half_precision_teachers_are_combined_in_float32(combine):
+    student, teachers = logits(4, 5).float(), [teacher.bfloat16() for teacher in three(4, 5)]
+    precise = [teacher.float() for teacher in teachers]
+    terms = [
+        distillation_term(Divergence("kl"), student, targets(*each), combine=combine)
+        for each in (teachers, precise)
+    ]
+    assert torch.equal(*terms)
+
+
+@pytest.mark.parametrize("combine", COMBINES)
+def test_no_gradient_reaches_any_teacher(combine):
+    student = logits(4, 5).requires_grad_()
+    teachers = [teacher.requires_grad_() for teacher in three(4, 5)]
+    distillation_term(Divergence("kl"), student, targets(*teachers), combine=combine).backward()
+    assert student.grad is not None
+    assert all(teacher.grad is None for teacher in teachers)
+
+
+@pytest.mark.parametrize("combine", COMBINES)
+def test_the_whole_term_has_a_right_gradient(combine):
+    mask = torch.tensor([[True, False, True], [True, True, False]])
+    teachers = targets(*three(2, 3, 4))
+
+    def term(student: Tensor) -> Tensor:
+        return distillation_term(
+            Divergence("kl", temperature=2.0), student, teachers, combine=combine, mask=mask, denominator=5
+        )
+
+    assert torch.autograd.gradcheck(term, logits(2, 3, 4).requires_grad_())
+
+
+@pytest.mark.parametrize("combine", COMBINES)
+def test_classes_at_minus_infinity_in_all_count_zero_when_teachers_are_combined(combine):
+    ruled_out = torch.tensor([False, True, False, False])
+    student = logits(3, 4).masked_fill(ruled_out, -math.inf).requires_grad_()
+    teachers = [teacher.masked_fill(ruled_out, -math.inf) for teacher in three(3, 4)]
+    term = distillation_term(Divergence("kl"), student, targets(*teachers), combine=combine)
+    (gradient,) = torch.autograd.grad(term, student)
+    kept = [tensor[:, ~ruled_out] for tensor in (student.detach(), *teachers)]
+    expected = distillation_term(Divergence("kl"), kept[0], targets(*kept[1:]), combine=combine)
+    torch.testing.assert_close(term.detach(), expected)
+    assert gradient.isfinite().all()
+    assert torch.equal(gradient[:, 1], torch.zeros(3, dtype=torch.float64))
+
+
+def test_by_default_the_sum_is_divided_by_the_positions_that_count():
+    student, teacher = logits(2, 3, 4), logits(2, 3, 4, seed=1)
+    mask = torch.tensor([[True, True, False], [False, True, False]])
+    term = distillation_term(Divergence("kl"), student, targets(teacher), mask=mask)
+    torch.testing.assert_close(term, kl_divergence(student, teacher)[mask].sum() / 3)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+    ("name", "shape", "class_dim"),
+    [("kl", (2, 4, 3), 1), ("bernoulli_kl", (2, 3), -1), ("logit_mse", (2, 3, 4), -1)],
+)
+def test_masked_positions_count_exactly_zero_whatever_is_there(name, shape, class_dim, bad):
+    divergence = Divergence(name, class_dim=class_dim)
+    mask = torch.tensor([[True, False, True], [True, True, False]])
+    spoiled = ~mask if name == "bernoulli_kl" else (~mask).unsqueeze(class_dim).expand(shape)
+    student, teacher = logits(*shape), logits(*shape, seed=1)
+    results = []
+    for filler in (0.0, bad):
+        leaf = student.masked_fill(spoiled, filler).requires_grad_()
+        term = distillation_term(divergence, leaf, targets(teacher.masked_fill(spoiled, filler)), mask=mask)
+        (gradient,) = torch.autograd.grad(term, leaf)
+        results.append((term, gradient))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+    assert (results[1][1][spoiled] == 0).all()
+    assert (results[1][1][~spoiled] != 0).all()
+
+
+@pytest.mark.filterwarnings("ignore:Anomaly Detection")
+@pytest.mark.parametrize("spoiled", ["student", "teacher"])
+def test_masked_nan_does_not_even_pass_through_the_backward(spoiled):
+    student, teacher = logits(2, 3), logits(2, 3, seed=1)
+    (student if spoiled == "student" else teacher)[0] = math.nan
+    student.requires_grad_()
+    with torch.autograd.detect_anomaly():
+        mask = torch.tensor([False, True])
+        distillation_term(Divergence("reverse_kl"), student, targets(teacher), mask=mask).backward()
+    assert student.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["kl", "soft_cross_entropy", "logit_mse"])
+@pytest.mark.parametrize("denominator", [None, 7])
+def test_an_empty_mask_is_an_exact_zero_with_a_graph(name, denominator):
+    student = torch.full((2, 3), math.nan, requires_grad=True)
+    term = distillation_term(
+        Divergence(name),
+        student,
+        targets(torch.zeros(2, 3)),
+        mask=torch.zeros(2, dtype=torch.bool),
+        denominator=denominator,
+    )
+    term.backward()
+    assert term.item() == 0.0
+    assert torch.equal(student.grad, torch.zeros(2, 3))
+
+
+def test_an_empty_batch_is_an_exact_zero_with_a_graph():
+    student = torch.zeros(0, 3, requires_grad=True)
+    term = distillation_term(Divergence("kl"), student, targets(torch.zeros(0, 3)))
+    term.backward()
+    assert term.item() == 0.0
+
+
+@pytest.mark.parametrize("denominator", [10, 2.5, torch.tensor(10), torch.tensor(2.5)])
+def test_the_denominator_replaces_the_number_of_positions(denominator):
+    student, teacher = logits(4, 3), logits(4, 3, seed=1)
+    term = distillation_term(Divergence("kl"), student, targets(teacher), denominator=denominator)
+    torch.testing.assert_close(term, kl_divergence(student, teacher).sum() / float(denominator))
+
+
+def test_with_the_global_count_over_world_size_the_mean_over_ranks_is_the_mean_over_valid_positions():
+    student, teacher = logits(2, 4, 3), logits(2, 4, 3, seed=1)
+    mask = torch.tensor([[True, True, True, True], [True, False, False, False]])
+    whole = distillation_term(Divergence("kl"), student, targets(teacher), mask=mask)
+    ranks = [
+        distillation_term(
+            Divergence("kl"), student[r], targets(teacher[r]), mask=mask[r], denominator=mask.sum() / 2
+        )
+        for r in range(2)
+    ]
+    torch.testing.assert_close(sum(ranks) / 2, whole)
+
+
+@pytest.mark.parametrize("denominator", [0, -1, math.nan, math.inf, True])
+def test_a_denominator_that_is_not_above_zero_is_refused(denominator):
+    with pytest.raises(ValueError, match="denominator must be > 0"):
+        distillation_term(Divergence("kl"), logits(4, 3), targets(logits(4, 3)), denominator=denominator)
+
+
+def test_a_denominator_of_several_numbers_is_refused():
+    with pytest.raises(ValueError, match=r"denominator must be a number or a 0-d tensor, got shape \[1\]"):
+        distillation_term(Divergence("kl"), logits(4, 3), targets(logits(4, 3)), denominator=torch.ones(1))
+
+
+def test_a_mask_must_be_boolean_and_of_the_shape_of_the_positions():
+    student, target = logits(4, 3), targets(logits(4, 3))
+    with pytest.raises(TypeError, match=r"mask must be a boolean tensor, got torch\.int64"):
+        distillation_term(Divergence("kl"), student, target, mask=torch.ones(4, dtype=torch.int64))
+    with pytest.raises(TypeError, match="mask must be a boolean tensor, got list"):
+        distillation_term(Divergence("kl"), student, target, mask=[True] * 4)
+    for shape in ((4, 1), (4, 3), (1,), ()):
+        with pytest.raises(ValueError, match=r"mask must have one entry a position, \[4\]"):
+            distillation_term(Divergence("kl"), student, target, mask=torch.ones(shape, dtype=torch.bool))
+
+
+def test_no_teacher_is_refused():
+    with pytest.raises(ValueError, match="targets must hold at least one"):
+        distillation_term(Divergence("kl"), logits(4, 3), [])
+
+
+@pytest.mark.parametrize("combine", COMBINES)
+def test_a_teacher_of_another_shape_is_refused_and_both_shapes_are_named(combine):
+    broadcastable = targets(logits(4, 3), logits(1, 3))
+    with pytest.raises(ValueError, match=r"targets\[1\] must have the shape .*\[4, 3\], got \[1, 3\]"):
+        distillation_term(Divergence("kl"), logits(4, 3), broadcastable, combine=combine)
+
+
+def test_a_target_must_be_a_floating_point_tensor():
+    with pytest.raises(TypeError, match=r"logits must be a floating-point tensor, got torch\.int64"):
+        DenseTarget(torch.zeros(3, dtype=torch.int64))
+    with pytest.raises(TypeError, match="logits must be a floating-point tensor, got dict"):
+        DenseTarget({"logits": torch.zeros(3)})
+
+
+def test_a_mean_distribution_is_refused_for_losses_that_act_on_logits():
+    for divergence in (Divergence("logit_mse"), Divergence(lambda s, t: (s - t).sum(-1))):
+        with pytest.raises(ValueError, match="combine must be 'losses' or 'logits'"):
+            validate_combine(divergence, "probabilities")
+        with pytest.raises(ValueError, match="combine must be 'losses' or 'logits'"):
+            distillation_term(divergence, logits(2, 3), targets(logits(2, 3)), combine="probabilities")
+        validate_combine(divergence, "losses")
+        validate_combine(divergence, "logits")
+
+
+def test_an_unknown_way_to_combine_lists_those_there_are():
+    with pytest.raises(ValueError, match="'losses', 'probabilities', 'logits', got 'mean'"):
+        validate_combine(Divergence("kl"), "mean")

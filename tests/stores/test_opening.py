@@ -1,0 +1,52 @@
+from pathlib import Path
+
+import pytest
+
+from codistill.errors import StoreError
+from codistill.stores.directory import DirectoryStore
+from codistill.stores.memory import MemoryStore
+from codistill.stores.opening import open_store
+
+
+def test_a_store_is_returned_as_it_is():
+    store = MemoryStore()
+    assert open_store(store) is store
+
+
+def test_paths_and_file_urls_are_directories(tmp_path):
+    folder = tmp_path / "a folder"
+    url = f"file://{tmp_path}/a%20folder"
+    for store in (folder, str(folder), url, url.replace("file://", "FILE://localhost")):
+        opened = open_store(store)
+        assert isinstance(opened, DirectoryStore)
+        assert opened.describe() == str(folder)
+
+
+def test_other_urls_are_refused_without_their_secrets():
+    with pytest.raises(ValueError, match=r"got a 's3://' URL.*in directories only: give a path") as caught:
+        open_store("s3://key:secret@bucket/run")
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["file://host/run", "file://"])
+def test_a_file_url_of_another_host_is_refused(url):
+    with pytest.raises(ValueError, match="store must be 'file:///'"):
+        open_store(url)
+
+
+def test_an_empty_path_is_refused():
+    with pytest.raises(ValueError, match="store must name a folder, got ''"):
+        open_store("")
+
+
+@pytest.mark.parametrize("store", [None, 3, {}, b"bytes"])
+def test_other_types_are_refused(store):
+    with pytest.raises(TypeError, match="store must be a path"):
+        open_store(store)
+
+
+def test_open_store_to_read_makes_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"path must be a folder that is there, got '.*misspelt'"):
+        open_store(tmp_path / "misspelt", is_read_only=True)
+    assert list(tmp_path.iterdir()) == []
+    assert open_store(tmp_path, is_read_only=True).list_names("", limit=1) == []

@@ -1,0 +1,146 @@
+"""What is public stays: a change here is a change for users, and wants a line in the changelog."""
+
+import importlib
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+import codistill
+
+PUBLIC = {
+    "codistill": [
+        "CheckpointExchange",
+        "CodistillError",
+        "CodistillWarning",
+        "Codistiller",
+        "Divergence",
+        "Lockstep",
+        "Membership",
+        "PartitionedSampler",
+        "PeerPrediction",
+        "Predictions",
+        "SnapshotInfo",
+        "SnapshotOptions",
+        "StepReport",
+        "TeacherInfo",
+        "TeacherOptions",
+        "__version__",
+        "errors",
+        "load_snapshot",
+        "losses",
+        "metrics",
+        "mutual_losses",
+        "schedules",
+        "stores",
+        "topologies",
+    ],
+    "codistill.losses": [
+        "DenseTarget",
+        "Divergence",
+        "as_divergence",
+        "bernoulli_kl",
+        "distillation_term",
+        "jensen_shannon",
+        "kl_divergence",
+        "logit_mse",
+        "reverse_kl_divergence",
+        "soft_cross_entropy",
+        "symmetric_kl_divergence",
+        "validate_combine",
+    ],
+    "codistill.stores": ["DirectoryStore", "MemoryStore", "Store", "open_store"],
+    "codistill.snapshots": ["SnapshotInfo"],
+    "codistill.exchange": [
+        "Exchange",
+        "ExchangeCounters",
+        "PeerPrediction",
+        "Predictions",
+        "Progress",
+        "TeacherInfo",
+        "TeacherOptions",
+    ],
+    "codistill.exchange.checkpoint": [
+        "CheckpointExchange",
+        "Lockstep",
+        "Membership",
+        "SnapshotOptions",
+        "load_snapshot",
+    ],
+}
+
+SIGNATURES = {
+    "Codistiller": "model exchange * distillation_loss weight burn_in_steps combine outputs_to_logits",
+    "Codistiller.loss": "self logits inputs * mask denominator",
+    "Codistiller.predict": "self inputs * logits",
+    "Codistiller.step": "self * task_loss samples",
+    "Codistiller.close": "self * publish",
+    "CheckpointExchange": "store * peer peers interval_steps topology lockstep snapshots teachers membership",
+    "SnapshotOptions": "* codec keep metadata max_bytes",
+    "TeacherOptions": "* build max_teachers",
+    "Membership": "* start_with_peers start_timeout_s rejoin",
+    "Lockstep": "timeout_s",
+    "Divergence": "name_or_function * temperature class_dim acts_on",
+    "PartitionedSampler": "dataset_or_size * peer peers regime seed rank world_size",
+    "mutual_losses": "list_of_logits * distillation_loss combine mask denominator",
+    "load_snapshot": "store peer",
+    "schedules.apply": "optimizer * step lr weight_decay",
+}
+
+
+def parameters(name: str) -> str:
+    value = codistill
+    for part in name.split("."):
+        value = getattr(value, part)
+    words = []
+    for parameter in inspect.signature(value).parameters.values():
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and "*" not in words:
+            words.append("*")
+        words.append(parameter.name)
+    return " ".join(words)
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_public_names_are_frozen_and_there(module: str) -> None:
+    loaded = importlib.import_module(module)
+    assert loaded.__all__ == PUBLIC[module]
+    assert loaded.__all__ == sorted(loaded.__all__)
+    for name in loaded.__all__:
+        assert hasattr(loaded, name)
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_public_signatures_are_frozen(name: str) -> None:
+    assert parameters(name) == SIGNATURES[name]
+
+
+def test_public_functions_and_classes_say_what_they_are() -> None:
+    for module in PUBLIC:
+        loaded = importlib.import_module(module)
+        for name in loaded.__all__:
+            value = getattr(loaded, name)
+            if inspect.isclass(value) or inspect.isfunction(value):
+                assert inspect.getdoc(value), f"{module}.{name} has no docstring"
+
+
+@pytest.mark.spawn
+def test_import_has_no_side_effect_and_needs_no_extra() -> None:
+    program = """
+import logging, os, sys, random
+import torch
+before = dict(os.environ), torch.random.get_rng_state(), random.getstate(), list(logging.root.handlers)
+extras = ("tyro", "rich", "sklearn", "matplotlib", "jinja2", "PIL", "scipy")
+for extra in extras:
+    sys.modules[extra] = None
+import codistill
+assert dict(os.environ) == before[0]
+assert torch.equal(torch.random.get_rng_state(), before[1])
+assert random.getstate() == before[2]
+assert list(logging.root.handlers) == before[3]
+assert not torch.distributed.is_initialized()
+assert "codistill.lab" not in sys.modules and "codistill.cli" not in sys.modules
+print("clean")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "clean", done.stderr
