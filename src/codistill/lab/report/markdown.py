@@ -1,0 +1,26 @@
+"""A comparison as Markdown, for a README or a log."""
+
+from codistill.lab.comparison import Comparison
+from codistill.lab.report.columns import COLUMNS, footnotes, label
+
+
+def comparison_markdown(comparison: Comparison) -> str:
+    """Return the table, the verdicts and the notes as Markdown, with a line break at the end."""
+    heads = ["arm", *(column.label for column in COLUMNS)]
+    lines = [_line(heads), _line(["---", *("---:" for _ in COLUMNS)])]
+    for row in comparison.rows:
+        lines.append(
+            _line(
+                [f"`{row.arm}`{label(row).removeprefix(row.arm)}", *(column.cell(row) for column in COLUMNS)]
+            )
+        )
+    lines.append("")
+    lines += [f"- {verdict.sentence()}" for verdict in comparison.verdicts]
+    lines += (
+        ["", " ".join(footnotes(comparison))] if comparison.verdicts else [" ".join(footnotes(comparison))]
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _line(cells: list[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"

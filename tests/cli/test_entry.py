@@ -1,0 +1,115 @@
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+
+from codistill.cli import entry, main
+from codistill.errors import SnapshotError
+from codistill.version import __version__
+
+
+def test_version_goes_to_stdout(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr() == (f"codistill {__version__}\n", "")
+
+
+def test_help_lists_every_verb(capsys):
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"  {verb} " in out for verb in entry.VERBS)
+
+
+def test_no_verb_is_wrong_usage_and_shows_the_help_on_stderr(capsys):
+    assert main([]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("usage: codistill VERB")
+
+
+def test_an_unknown_verb_lists_those_there_are(capsys):
+    assert main(["distil"]) == 2
+    assert capsys.readouterr().err == (
+        "codistill: verb must be one of demo, train, recipes, report, peers, export, got 'distil'.\n"
+    )
+
+
+def test_every_verb_is_a_module_that_can_be_run():
+    for verb in entry.VERBS:
+        assert callable(importlib.import_module(f"codistill.cli.{verb}").run)
+
+
+@pytest.mark.parametrize("missing", ["tyro", "rich"])
+def test_without_its_extra_one_line_names_the_install(monkeypatch, capsys, missing):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name == missing else find_spec(name, *more)
+    )
+    assert main(["recipes"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert "pip install 'codistill[cli]'" in err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (SnapshotError("torn"), 1, "codistill: torn\n"),
+        (
+            PermissionError(13, "Permission denied", "/x"),
+            1,
+            "codistill: [Errno 13] Permission denied: '/x'\n",
+        ),
+        (ValueError("wrong field"), 1, "codistill: wrong field\n"),
+        (
+            KeyboardInterrupt(),
+            130,
+            "codistill: Interrupted. What has finished stays; --resume goes on from it.\n",
+        ),
+    ],
+)
+def test_failures_are_one_line_on_stderr(monkeypatch, capsys, error, code, line):
+    from codistill.cli import report
+
+    def fail(arguments):
+        raise error
+
+    monkeypatch.setattr(report, "run", fail)
+    assert main(["report", "x"]) == code
+    assert capsys.readouterr() == ("", line)
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch):
+    from codistill.cli import report
+
+    def fail(arguments):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(report, "run", fail)
+    with pytest.raises(ZeroDivisionError):
+        main(["report", "x"])
+
+
+@pytest.mark.parametrize("words", [["--help"], ["recipes"], ["recipes", "show", "digits"]])
+def test_looking_around_does_not_load_pytorch(words):
+    # The root package is replaced by an empty one: what it imports is its own affair.
+    program = (
+        "import importlib.util, sys, types\n"
+        "root = types.ModuleType('codistill')\n"
+        "spec = importlib.util.find_spec('codistill')\n"
+        "root.__path__ = list(spec.submodule_search_locations)\n"
+        "sys.modules['codistill'] = root\n"
+        "from codistill.cli import main\n"
+        f"assert main({words!r}) == 0\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_python_m_codistill_is_the_command_line():
+    done = subprocess.run(
+        [sys.executable, "-m", "codistill", "--version"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, f"codistill {__version__}\n")

@@ -1,0 +1,121 @@
+import dataclasses
+import json
+import re
+
+import pytest
+
+from codistill.cli import main
+from codistill.cli import train as train_verb
+from codistill.lab import recipes
+from codistill.lab.folder import RunFolder
+from codistill.lab.recipe import Recipe
+
+OWN_FLAGS = {"data-root", "out", "device", "overwrite", "resume", "json"}
+RECIPE_FLAGS = {field.name.replace("_", "-") for field in dataclasses.fields(Recipe)}
+
+
+@pytest.fixture
+def launched(monkeypatch, pretend_to_train):
+    """Let nothing be trained, and note what would have been."""
+    calls = []
+
+    def launch(folder, asked, *, options, on_progress):
+        calls.append((asked, options))
+        pretend_to_train(folder)
+        on_progress(asked[0].label, 100, 100)
+
+    monkeypatch.setattr(train_verb, "launch", launch)
+    return calls
+
+
+def test_train_trains_the_recipe_and_reports(in_tmp_path, launched, capsys):
+    assert main(["train", "digits"]) == 0
+    ((asked, options),) = launched
+    assert asked == [dataclasses.replace(recipes.recipe("digits"), arm="codistillation")]
+    assert (options.data_root, options.device) == (None, "auto")
+    out, err = capsys.readouterr()
+    assert "75.0" in out
+    assert out.endswith("Report: runs/digits/report.html\n")
+    assert "codistillation" in err
+
+
+def test_every_field_of_the_recipe_is_an_option(in_tmp_path, launched):
+    words = ["--updates", "20", "--seed", "3", "--method", "all_reduce", "--peers", "1", "--ranks", "4"]
+    words += ["--learning-rate-drops", "0.25", "--no-lockstep", "--out", "there", "--device", "cpu"]
+    assert main(["train", "digits", *words, "--data-root", "data here"]) == 0
+    (((recipe,), options),) = launched
+    assert (recipe.updates, recipe.seed, recipe.method, recipe.peers, recipe.ranks) == (
+        20,
+        3,
+        "all_reduce",
+        1,
+        4,
+    )
+    assert (recipe.learning_rate_drops, recipe.lockstep) == ((0.25,), False)
+    assert (str(options.data_root), options.device) == ("data here", "cpu")
+    assert RunFolder("there").document["command"][:3] == ["codistill", "train", "digits"]
+
+
+def test_flags_are_frozen(capsys):
+    assert main(["train", "digits", "--help"]) == 0
+    shown = set(re.findall(r"(?<=\s)--[a-z][a-z-]*", capsys.readouterr().out))
+    assert shown == {f"--{flag}" for flag in OWN_FLAGS | RECIPE_FLAGS | {"help", "no-lockstep"}}
+    assert {field.name for field in dataclasses.fields(train_verb.Train)} == {
+        "recipe",
+        *(flag.replace("-", "_") for flag in OWN_FLAGS),
+    }
+
+
+def test_train_as_json(in_tmp_path, launched, capsys):
+    assert main(["train", "digits", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"][0]["test_accuracy"] == 0.75
+
+
+def test_another_seed_joins_an_earlier_run_with_resume(in_tmp_path, launched, capsys):
+    assert main(["train", "digits"]) == 0
+    assert main(["train", "digits", "--seed", "1"]) == 1
+    assert main(["train", "digits", "--seed", "1", "--resume"]) == 0
+    assert [asked[0].seed for asked, _ in launched] == [0, 1]
+    assert RunFolder("runs/digits").seeds == (0, 1)
+
+
+def test_help_without_a_recipe_lists_the_recipes(capsys):
+    assert main(["train", "--help"]) == 0
+    assert "cifar10, digits" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "cifar10, digits"),
+        (["--peers", "2"], "The recipe must come first"),
+        (["imagenet"], "recipe must be one of cifar10, digits, got 'imagenet'"),
+        (["digits", "--peers", "0"], "peers must be from 1 to 26, got 0"),
+        (["digits", "--method", "sgd"], "all_reduce"),
+        (["digits", "--peeers", "2"], "--peeers"),
+        (["digits", "--overwrite", "--resume"], "must not be given together"),
+    ],
+)
+def test_wrong_usage_says_what_is_right_and_makes_no_folder(in_tmp_path, launched, capsys, words, said):
+    assert main(["train", *words]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert said in " ".join(err.split())
+    assert launched == []
+    assert list(in_tmp_path.iterdir()) == []
+
+
+@pytest.mark.spawn
+def test_two_real_processes_train_and_are_looked_at(in_tmp_path, capsys):
+    words = ["--updates", "20", "--evaluate-every", "10", "--device", "cpu", "--out", "out"]
+    assert main(["train", "digits", *words]) == 0, capsys.readouterr().err
+    store = "out/codistillation/seed-0/exchange"
+    capsys.readouterr()
+    assert main(["peers", store, "--json"]) == 0
+    peers = json.loads(capsys.readouterr().out)
+    assert [(peer["peer"], peer["step"], peer["state"]) for peer in peers] == [
+        ("a", 20, "finished"),
+        ("b", 20, "finished"),
+    ]
+    assert main(["export", store, "--peer", "b", "--out", "model.safetensors"]) == 0
+    assert main(["report", "out"]) == 0

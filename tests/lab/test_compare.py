@@ -1,0 +1,267 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from codistill.errors import DataMissingError
+from codistill.lab import compare as compare_module
+from codistill.lab import folder, results
+from codistill.lab.claims import Claim
+from codistill.lab.compare import churn_matrix, compare
+from codistill.lab.comparison import read_comparison, to_document, write_comparison
+from codistill.lab.recipe import Recipe
+from codistill.lab.results import PeerResult
+from codistill.lab.tasks.base import Split
+
+PLAIN = Recipe(name="test", task="digits", method="all_reduce", arm="plain", peers=1, ranks=2, updates=10)
+TAUGHT = replace(PLAIN, method="codistillation", arm="taught", peers=2)
+ALONE = replace(PLAIN, method="alone", arm="alone", peers=2)
+RIGHT = [0, 1, 0, 1]
+
+
+class FourSamples:
+    def test(self):
+        return Split(inputs=torch.zeros(4, 1), targets=torch.tensor(RIGHT))
+
+
+@pytest.fixture(autouse=True)
+def four_test_samples(monkeypatch):
+    monkeypatch.setattr(compare_module.tasks, "load", lambda name, data_root: FourSamples())
+
+
+def make_folder(path: Path, *arms: Recipe, seeds: tuple[int, ...] = (0, 1, 2)) -> folder.RunFolder:
+    return folder.create(path / "out", arms=arms, seeds=seeds, command=["test"])
+
+
+def add(run: folder.RunFolder, arm: str, seed: int, peer: str, probabilities: list[float], **changes) -> None:
+    """Write what a peer leaves; `probabilities` are those of class 1."""
+    ones = np.array(probabilities)
+    scores = np.log(np.stack([1 - ones, ones], axis=1)).astype(np.float32)
+    result = PeerResult(
+        arm=arm,
+        peer=peer,
+        seed=seed,
+        updates=10,
+        samples=320,
+        parameters=5,
+        validation_accuracy=0.5,
+        validation_nll=1.0,
+        test_accuracy=float(np.mean((ones > 0.5) == np.array(RIGHT))),
+        test_nll=0.25 * (seed + 1),
+        distance=2.0 + seed,
+        seconds=1.0,
+        stall_s=0.0,
+        bytes_published=0,
+        bytes_fetched=0,
+        bytes_all_reduced=0,
+        teacher_share=None,
+        teacher_samples=0,
+    )
+    target = run.peer_path(arm, seed, peer)
+    target.mkdir(parents=True)
+    np.save(target / results.TEST_SCORES, scores)
+    results.save_result(target / results.RESULT, replace(result, **changes))
+
+
+def test_row_holds_mean_and_spread_of_the_first_model_and_the_mean_of_all(tmp_path):
+    run = make_folder(tmp_path, TAUGHT, seeds=(0, 1))
+    for seed, right in ((0, 0.5), (1, 1.0)):
+        add(run, "taught", seed, "a", [0.1] * 4, test_accuracy=right)
+        add(run, "taught", seed, "b", [0.1] * 4, test_accuracy=0.25, test_nll=2.0, distance=100.0)
+    (row,) = compare(run).rows
+    assert row.test_accuracy == pytest.approx(0.75)
+    assert row.test_accuracy_sd == pytest.approx(0.25 * 2**0.5)
+    assert row.peers_test_accuracy == pytest.approx((0.5 + 0.25 + 1.0 + 0.25) / 4)
+    assert row.test_nll == pytest.approx((0.25 + 0.5) / 2)
+    assert row.peers_test_nll == pytest.approx((0.25 + 2.0 + 0.5 + 2.0) / 4)
+    assert row.distance == pytest.approx(2.5)
+    assert (row.models, row.seeds) == (2, 2)
+
+
+def test_churn_is_between_seeds_of_the_first_peer_and_never_between_coupled_peers(tmp_path):
+    run = make_folder(tmp_path, TAUGHT)
+    for seed, labels in enumerate(([0.9, 0.9, 0.9, 0.9], [0.1, 0.9, 0.9, 0.9], [0.1, 0.1, 0.9, 0.9])):
+        add(run, "taught", seed, "a", labels)
+        add(run, "taught", seed, "b", [0.1] * 4)
+    (row,) = compare(run).rows
+    assert row.churn == pytest.approx((1 / 4 + 2 / 4 + 1 / 4) / 3)
+
+
+def test_churn_matrix_counts_differing_labels():
+    labels = [np.array([0, 1, 2, 3]), np.array([0, 1, 2, 0]), np.array([1, 1, 2, 0])]
+    assert churn_matrix(labels) == [[0, 0.25, 0.5], [0.25, 0, 0.25], [0.5, 0.25, 0]]
+
+
+def test_one_seed_has_neither_spread_nor_churn(tmp_path):
+    run = make_folder(tmp_path, PLAIN, seeds=(0,))
+    add(run, "plain", 0, "a", [0.1] * 4)
+    (row,) = compare(run).rows
+    assert (row.test_accuracy, row.test_accuracy_sd, row.churn) == (0.5, None, None)
+
+
+def test_compute_counts_three_passes_a_sample_and_one_a_teacher(tmp_path):
+    run = make_folder(tmp_path, PLAIN, TAUGHT, seeds=(0,))
+    add(run, "plain", 0, "a", [0.1] * 4, samples=640)
+    for peer in "ab":
+        add(run, "taught", 0, peer, [0.1] * 4, samples=320, teacher_samples=300, teacher_share=0.9)
+    plain, taught = compare(run).rows
+    assert plain.compute == 1.0
+    assert taught.compute == pytest.approx((3 * 640 + 600) / (3 * 640))
+
+
+def test_compute_is_unknown_without_an_all_reduce_arm(tmp_path):
+    run = make_folder(tmp_path, ALONE, seeds=(0,))
+    for peer in "ab":
+        add(run, "alone", 0, peer, [0.1] * 4)
+    assert compare(run).rows[0].compute is None
+
+
+def test_bytes_are_those_of_one_peer_or_one_rank_an_update(tmp_path):
+    run = make_folder(tmp_path, PLAIN, TAUGHT, seeds=(0,))
+    add(run, "plain", 0, "a", [0.1] * 4, bytes_all_reduced=1000)
+    add(run, "taught", 0, "a", [0.1] * 4, bytes_published=100, bytes_fetched=300)
+    add(run, "taught", 0, "b", [0.1] * 4, bytes_published=100, bytes_fetched=100)
+    assert [row.exchanged_bytes for row in compare(run).rows] == [100.0, 30.0]
+
+
+def test_seconds_are_those_of_the_slowest_peer(tmp_path):
+    run = make_folder(tmp_path, TAUGHT, seeds=(0, 1))
+    for seed in (0, 1):
+        add(run, "taught", seed, "a", [0.1] * 4, seconds=1.0)
+        add(run, "taught", seed, "b", [0.1] * 4, seconds=3.0 + seed)
+    assert compare(run).rows[0].seconds == pytest.approx(3.5)
+
+
+@pytest.mark.parametrize(("share", "codistilled"), [(0.49, False), (0.5, True), (None, None)])
+def test_an_arm_with_hardly_any_teachers_is_marked(tmp_path, share, codistilled):
+    run = make_folder(tmp_path, TAUGHT, seeds=(0,))
+    for peer in "ab":
+        add(run, "taught", 0, peer, [0.1] * 4, teacher_share=share)
+    (row,) = compare(run).rows
+    assert (row.teacher_share, row.is_codistilled) == (share, codistilled)
+
+
+def test_ensemble_is_the_mean_of_probabilities(tmp_path):
+    run = make_folder(tmp_path, ALONE, seeds=(0, 1))
+    for seed in (0, 1):
+        add(run, "alone", seed, "a", [0.4, 0.4, 0.4, 0.4])
+        add(run, "alone", seed, "b", [0.1, 0.9, 0.3, 0.5])
+    members, ensemble = compare(run).rows
+    assert (members.arm, ensemble.arm) == ("alone", "alone_ensemble")
+    # Class 1 has 0.25, 0.65, 0.35, 0.45: labels 0, 1, 0, 0 where 0, 1, 0, 1 is right.
+    assert ensemble.test_accuracy == 0.75
+    assert ensemble.test_nll == pytest.approx(-np.log([0.75, 0.65, 0.65, 0.45]).mean(), abs=1e-6)
+    assert ensemble.churn == 0
+    assert (ensemble.distance, ensemble.peers_test_accuracy) == (None, None)
+
+
+def test_peers_that_taught_each_other_are_no_independent_ensemble(tmp_path):
+    run = make_folder(tmp_path, TAUGHT, seeds=(0,))
+    for peer in "ab":
+        add(run, "taught", 0, peer, [0.1] * 4)
+    assert [row.arm for row in compare(run).rows] == ["taught"]
+
+
+def test_ensemble_is_left_out_where_the_answers_are_not_those_it_was_scored_against(tmp_path, monkeypatch):
+    run = make_folder(tmp_path, ALONE, seeds=(0,))
+    for peer in "ab":
+        add(run, "alone", 0, peer, [0.1] * 4, test_accuracy=0.9)
+    assert [row.arm for row in compare(run).rows] == ["alone"]
+
+    def missing(name, data_root):
+        raise DataMissingError("not there")
+
+    monkeypatch.setattr(compare_module.tasks, "load", missing)
+    assert [row.arm for row in compare(run).rows] == ["alone"]
+
+
+def test_verdicts_pair_the_seeds_that_both_arms_have(tmp_path):
+    run = make_folder(tmp_path, PLAIN, ALONE)
+    for seed, right in enumerate((0.5, 0.6, 0.7)):
+        add(run, "plain", seed, "a", [0.1] * 4, test_accuracy=right)
+    for seed, right in ((1, 0.61), (2, 0.73)):
+        for peer in "ab":
+            add(run, "alone", seed, peer, [0.1] * 4, test_accuracy=right)
+    claim = Claim(arm="alone", against="plain", metric="test_accuracy", says="")
+    (verdict,) = compare(run, declared=[claim]).verdicts
+    assert verdict.seeds == 2
+    assert verdict.difference == pytest.approx(0.02)
+    assert verdict.high == pytest.approx(0.02 + 12.706 * 0.01, abs=1e-4)
+    (nll,) = compare(run, declared=[replace(claim, metric="test_nll")]).verdicts
+    assert nll.difference == 0
+
+
+def test_churn_verdict_is_a_paired_jackknife_over_seeds(tmp_path):
+    run = make_folder(tmp_path, PLAIN, TAUGHT)
+    for seed, labels in enumerate(([0.9, 0.9, 0.9, 0.9], [0.1, 0.9, 0.9, 0.9], [0.1, 0.1, 0.1, 0.9])):
+        add(run, "plain", seed, "a", labels)
+        for peer in "ab":
+            add(run, "taught", seed, peer, [0.9] * 4)
+    claim = Claim(arm="taught", against="plain", metric="churn", says="")
+    (verdict,) = compare(run, declared=[claim]).verdicts
+    pairs = {(0, 1): -0.25, (0, 2): -0.75, (1, 2): -0.5}
+    mean = sum(pairs.values()) / 3
+    pseudo = [3 * mean - 2 * pairs[left] for left in ((1, 2), (0, 2), (0, 1))]
+    assert verdict.difference == pytest.approx(mean)
+    assert verdict.high - verdict.difference == pytest.approx(
+        4.30265 * np.std(pseudo, ddof=1) / 3**0.5, abs=1e-5
+    )
+
+
+def test_claims_on_arms_that_were_not_run_are_left_out(tmp_path):
+    run = make_folder(tmp_path, PLAIN)
+    add(run, "plain", 0, "a", [0.1] * 4)
+    assert compare(run).verdicts == ()
+
+
+def test_a_seed_counts_only_when_all_its_peers_have_finished(tmp_path):
+    run = make_folder(tmp_path, TAUGHT, seeds=(0, 1))
+    add(run, "taught", 0, "a", [0.1] * 4)
+    add(run, "taught", 0, "b", [0.1] * 4)
+    add(run, "taught", 1, "a", [0.1] * 4)
+    assert compare(run).rows[0].seeds == 1
+
+
+def test_a_folder_without_finished_runs_is_refused(tmp_path):
+    with pytest.raises(DataMissingError, match="must hold at least one arm that has finished"):
+        compare(make_folder(tmp_path, PLAIN))
+
+
+def test_an_arm_that_never_read_the_test_set_has_no_test_numbers(tmp_path):
+    run = make_folder(tmp_path, PLAIN, seeds=(0,))
+    add(run, "plain", 0, "a", [0.1] * 4, test_accuracy=None, test_nll=None)
+    (run.peer_path("plain", 0, "a") / results.TEST_SCORES).unlink()
+    (row,) = compare(run).rows
+    assert (row.test_accuracy, row.test_nll, row.peers_test_accuracy, row.churn) == (None, None, None, None)
+
+
+def test_a_comparison_is_read_back_as_it_was_written(tmp_path):
+    run = make_folder(tmp_path, PLAIN, TAUGHT)
+    for seed in (0, 1, 2):
+        add(run, "plain", seed, "a", [0.1] * 4)
+        for peer in "ab":
+            add(run, "taught", seed, peer, [0.2 * (seed + 1)] * 4, teacher_share=1.0)
+    claim = Claim(arm="taught", against="plain", metric="test_accuracy", says="why")
+    comparison = compare(run, declared=[claim])
+    write_comparison(tmp_path / "comparison.json", comparison)
+    assert read_comparison(tmp_path / "comparison.json") == comparison
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": 2}, "must be a codistill comparison of format 1"),
+        ({"rows": 3}, "rows must be a list, got 3"),
+        ({"rows": [{}]}, r"rows\[0\] must hold 'arm'"),
+    ],
+)
+def test_a_comparison_that_is_malformed_is_refused_by_field(tmp_path, change, message):
+    run = make_folder(tmp_path, PLAIN, seeds=(0,))
+    add(run, "plain", 0, "a", [0.1] * 4)
+    path = tmp_path / "comparison.json"
+    path.write_text(json.dumps({**to_document(compare(run)), **change}))
+    with pytest.raises(ValueError, match=message):
+        read_comparison(path)
