@@ -13,6 +13,7 @@ SOURCE = Path(codistill.__file__).parent
 FLOORS = {
     "version": 0,
     "errors": 0,
+    "arguments": 0,
     "schedules": 1,
     "topologies": 1,
     "losses": 1,

@@ -125,7 +125,14 @@ def algorithm_1(peers: list[Peer], steps: int, term: Term) -> None:
 
 
 def codistil(
-    peer: Peer, name: str, names: str, store: Store, steps: int, *, state: dict | None = None, **options: object
+    peer: Peer,
+    name: str,
+    names: str,
+    store: Store,
+    steps: int,
+    *,
+    state: dict | None = None,
+    **options: object,
 ) -> dict:
     exchange = CheckpointExchange(
         store, peer=name, peers=list(names), interval_steps=1, topology="all", lockstep=True

@@ -1,6 +1,7 @@
 """The object users hold: one more term in the loss, one more call a step."""
 
 import math
+import operator
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -11,10 +12,11 @@ from typing import Any, Self, final
 import torch
 from torch import Tensor, nn
 
+from codistill.arguments import check_int
 from codistill.errors import CodistillWarning
-from codistill.exchange.base import Exchange, Predictions, Progress, TeacherInfo
+from codistill.exchange.base import Exchange, Predictions, Progress, TeacherInfo, check_inputs
 from codistill.losses.divergences import Divergence, DivergenceFunction, as_divergence
-from codistill.losses.targets import Combine, distillation_term, validate_combine
+from codistill.losses.targets import Combine, DenseTarget, distillation_term, validate_combine
 from codistill.parallel.group import check_single_rank
 from codistill.schedules import BurnIn, Schedule, as_schedule
 from codistill.step_report import StepReport
@@ -88,11 +90,12 @@ class Codistiller:
             )
         if outputs_to_logits is not None and not callable(outputs_to_logits):
             raise TypeError(f"outputs_to_logits must be a function, got {type(outputs_to_logits).__name__}.")
+        check_int("burn_in_steps", burn_in_steps, minimum=0, hint="It counts optimizer steps.")
         check_single_rank()
         self._divergence = as_divergence(distillation_loss)
         validate_combine(self._divergence, combine)
         self._combine: Combine = combine
-        self._weight = BurnIn(as_schedule(weight), burn_in_steps)
+        self._weight = BurnIn(as_schedule(_checked_weight(weight)), burn_in_steps)
         self._exchange = exchange
         exchange.bind(model, outputs_to_logits)
         self._step = 0
@@ -107,7 +110,10 @@ class Codistiller:
         # Of the step that is under way:
         self._losses_seen = 0
         self._samples_seen = 0
+        self._predictions_seen: list[Predictions] = []
         self._distillation_losses = _Mean()
+        self._has_checked_loss = False
+        self._is_closed = False
 
     @property
     def teachers(self) -> Mapping[str, TeacherInfo]:
@@ -147,18 +153,29 @@ class Codistiller:
                 another shape.
             CodistillError: What hinders the run from starting, at the first call.
         """
-        if not isinstance(logits, Tensor):
-            raise TypeError(f"logits must be a tensor, got {type(logits).__name__}. Pass the model's logits.")
+        self._check_loss(logits, inputs, mask, denominator)
         is_training = torch.is_grad_enabled()
         if is_training:
             self._begin()
-            self._count_loss(logits)
         weight = self._weight_now()
-        if not self._has_begun or weight == 0.0:
-            return logits.new_zeros(())
-        predictions = inputs if isinstance(inputs, Predictions) else self._predict(inputs, logits)
-        if not predictions.peers:
-            return logits.new_zeros(())
+        predictions = Predictions(())
+        if isinstance(inputs, Predictions):
+            predictions = inputs
+        elif self._has_begun and weight > 0.0:
+            predictions = self._exchange.predict(inputs, logits)
+        term = self._term(logits, predictions, mask, denominator) if weight > 0.0 else None
+        if is_training:
+            self._count_loss(logits, inputs, predictions, term)
+        return logits.new_zeros(()) if term is None else term * weight
+
+    def _term(
+        self,
+        logits: Tensor,
+        predictions: Predictions,
+        mask: Tensor | None,
+        denominator: float | Tensor | None,
+    ) -> Tensor | None:
+        """Return the unweighted distillation loss, None without a teacher."""
         for prediction in predictions.peers:
             if prediction.target.logits.shape != logits.shape:
                 raise ValueError(
@@ -167,7 +184,9 @@ class Codistiller:
                     f"{prediction.step}. Pass the same inputs that the student saw, and outputs_to_logits "
                     "if the model returns more than logits."
                 )
-        term = distillation_term(
+        if not predictions.peers:
+            return None
+        return distillation_term(
             self._divergence,
             logits,
             [prediction.target for prediction in predictions.peers],
@@ -175,9 +194,30 @@ class Codistiller:
             mask=mask,
             denominator=denominator,
         )
-        if is_training:
-            self._distillation_losses.add(term)
-        return term * weight
+
+    def _check_loss(
+        self, logits: Tensor, inputs: Any, mask: Tensor | None, denominator: float | Tensor | None
+    ) -> None:
+        """Refuse wrong arguments in the first call, not in the first one that has a teacher."""
+        if self._is_closed:
+            raise RuntimeError("The Codistiller has been closed. Make a new one to train on.")
+        if not isinstance(logits, Tensor):
+            raise TypeError(f"logits must be a tensor, got {type(logits).__name__}. Pass the model's logits.")
+        if self._has_checked_loss:
+            return
+        if not isinstance(inputs, Predictions):
+            check_inputs(inputs)
+        own = DenseTarget(logits.detach())
+        with torch.no_grad():
+            distillation_term(
+                self._divergence,
+                logits,
+                [own],
+                combine=self._combine,
+                mask=mask,
+                denominator=denominator,
+            )
+        self._has_checked_loss = True
 
     def predict(self, inputs: Any, *, logits: Tensor | None = None) -> Predictions:
         """Run the teachers on a batch, early or for several heads; pass the result to ``loss``.
@@ -191,11 +231,13 @@ class Codistiller:
         Returns:
             One prediction a teacher; none before the end of burn-in.
         """
+        if self._is_closed:
+            raise RuntimeError("The Codistiller has been closed. Make a new one to train on.")
         if torch.is_grad_enabled():
             self._begin()
         if not self._has_begun or self._weight_now() == 0.0:
             return Predictions(())
-        return self._predict(inputs, logits)
+        return self._exchange.predict(inputs, logits)
 
     def step(self, *, task_loss: Tensor | float | None = None, samples: int | None = None) -> StepReport:
         """Tell that the optimizer has made a step; publish and fetch if it is time to.
@@ -214,14 +256,15 @@ class Codistiller:
         Returns:
             What this step had, and what the exchange has cost so far.
         """
-        if samples is not None and (isinstance(samples, bool) or samples < 0):
-            raise ValueError(f"samples must be >= 0, got {samples}. It counts the samples of this step.")
+        samples = self._samples_seen if samples is None else _checked_samples(samples)
+        if task_loss is not None:
+            task_loss = _checked_task_loss(task_loss)
         weight = self._weight_now()
         self._steps_with_teacher += bool(self._exchange.teachers)
         self._step += 1
-        self._samples += self._samples_seen if samples is None else samples
+        self._samples += samples
         if task_loss is not None:
-            self._task_losses.add(torch.as_tensor(task_loss))
+            self._task_losses.add(task_loss)
         publishes = self._exchange.counters.publishes
         if self._has_begun:
             is_publishing = self._step % self._exchange.interval_steps == 0
@@ -232,6 +275,7 @@ class Codistiller:
         report = self._report(weight, published=self._exchange.counters.publishes > publishes)
         self._losses_seen = 0
         self._samples_seen = 0
+        self._predictions_seen = []
         self._distillation_losses = _Mean()
         return report
 
@@ -276,6 +320,7 @@ class Codistiller:
         Args:
             publish: False leaves no snapshot; the last one published goes on serving.
         """
+        self._is_closed = True
         with self._stalling():
             self._exchange.close(self._progress(with_losses=True), publish=publish and self._has_begun)
 
@@ -297,9 +342,16 @@ class Codistiller:
                 self._exchange.begin(self._progress(with_losses=False))
             self._has_begun = True
 
-    def _count_loss(self, logits: Tensor) -> None:
+    def _count_loss(self, logits: Tensor, inputs: Any, predictions: Predictions, term: Tensor | None) -> None:
+        """Count a loss that went well; heads that share one batch's predictions share its samples."""
+        if not any(predictions is seen for seen in self._predictions_seen):
+            self._samples_seen += _batch_size(logits)
+            self._teacher_samples += sum(_batch_size(peer.target.logits) for peer in predictions.peers)
+        if isinstance(inputs, Predictions):
+            self._predictions_seen.append(predictions)
+        if term is not None:
+            self._distillation_losses.add(term)
         self._losses_seen += 1
-        self._samples_seen += logits.shape[0] if logits.ndim else 1
         limit = max(_LOSSES_WITHOUT_A_STEP, 2 * self._exchange.interval_steps)
         if self._losses_seen == limit and not self._has_warned:
             self._has_warned = True
@@ -317,14 +369,6 @@ class Codistiller:
                 f"weight must be finite and >= 0, got {weight} at step {self._step}. Correct the schedule."
             )
         return weight
-
-    def _predict(self, inputs: Any, logits: Tensor | None) -> Predictions:
-        predictions = self._exchange.predict(inputs, logits)
-        if torch.is_grad_enabled():
-            self._teacher_samples += sum(
-                prediction.target.logits.shape[0] for prediction in predictions.peers
-            )
-        return predictions
 
     def _progress(self, *, with_losses: bool) -> Progress:
         """Return how far training is; a new loss is read, which waits for its device, only if asked."""
@@ -368,6 +412,38 @@ class Codistiller:
             yield
         finally:
             self._stall_s += time.perf_counter() - begin_s
+
+
+def _checked_weight(weight: float | Schedule) -> float | Schedule:
+    if callable(weight):
+        return weight
+    if isinstance(weight, bool) or not isinstance(weight, int | float):
+        raise TypeError(f"weight must be a number or a function of the step, got {weight!r}. Try 1.0.")
+    if not (weight >= 0.0 and math.isfinite(weight)):
+        raise ValueError(f"weight must be finite and >= 0, got {weight}. 1.0 is usual.")
+    return weight
+
+
+def _checked_samples(samples: int) -> int:
+    # Whatever is an integer will do, a NumPy one or a 0-d tensor too; what is stored is an int.
+    try:
+        count = samples if isinstance(samples, bool) else operator.index(samples)
+    except TypeError:
+        count = samples
+    return check_int("samples", count, minimum=0, hint="It counts the samples of this step.")
+
+
+def _checked_task_loss(task_loss: Tensor | float) -> Tensor:
+    loss = torch.as_tensor(task_loss)
+    if loss.numel() != 1:
+        raise ValueError(
+            f"task_loss must be one number, got a tensor of shape {list(loss.shape)}. Pass its mean."
+        )
+    return loss.reshape(())
+
+
+def _batch_size(logits: Tensor) -> int:
+    return logits.shape[0] if logits.ndim > 0 else 1
 
 
 class _Mean:

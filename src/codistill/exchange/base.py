@@ -152,3 +152,17 @@ class Exchange(ABC):
             progress: How far the student came.
             publish: Leave a last snapshot, marked as finished.
         """
+
+
+def check_inputs(inputs: Any) -> None:
+    """Refuse what no model can be called with.
+
+    Raises:
+        TypeError: If it is neither a tensor, a tuple nor a mapping.
+    """
+    if not isinstance(inputs, Tensor | tuple | Mapping):
+        raise TypeError(
+            f"inputs must be a tensor, a tuple or a mapping, got {type(inputs).__name__}. "
+            "Pass what the model is called with: x for model(x), (x, y) for model(x, y), a dict for "
+            "model(**x)."
+        )

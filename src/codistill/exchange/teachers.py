@@ -1,15 +1,16 @@
 """Teachers: frozen local stand-ins for peers."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from codistill.arguments import check_int
 from codistill.errors import SnapshotMismatchError
-from codistill.exchange.base import PeerPrediction, TeacherInfo
+from codistill.exchange.base import PeerPrediction, TeacherInfo, check_inputs
 from codistill.losses.targets import DenseTarget
 from codistill.parallel.weights import copy_into, named_tensors, unwrap
 from codistill.snapshots.fingerprint import describe_difference
@@ -21,7 +22,8 @@ class TeacherOptions:
     """How teachers are made."""
 
     build: Callable[[SnapshotInfo], nn.Module] | None = None
-    """Returns an untrained module for the peer of a snapshot, once a peer; None copies the student."""
+    """Returns a new module for the peer of a snapshot, once a peer, and again if that peer comes back with
+    another architecture; None copies the student."""
     max_teachers: int = 4
     """The most teachers to hold; each costs one copy of the weights and one forward a batch."""
 
@@ -32,11 +34,8 @@ class TeacherOptions:
                 f"build must be a function from SnapshotInfo to a module, got {type(self.build).__name__}. "
                 "Pass build=lambda info: MyModel(...)."
             )
-        if self.max_teachers < 1:
-            raise ValueError(
-                f"max_teachers must be >= 1, got {self.max_teachers}. "
-                "To train without peers, leave out the Codistiller."
-            )
+        hint = "To train without peers, leave out the Codistiller."
+        check_int("max_teachers", self.max_teachers, minimum=1, hint=hint)
 
 
 class Teacher:
@@ -49,29 +48,44 @@ class Teacher:
     stays what it was.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, *, is_built: bool = False) -> None:
+        """Freeze a module of the teacher's own.
+
+        Args:
+            module: The module.
+            is_built: Whether it is the user's ``build`` that made it.
+        """
         self._module = module.requires_grad_(False).eval()
+        self._is_built = is_built
         self._info: SnapshotInfo | None = None
         self._first_seen_step = 0
 
     @property
-    def info(self) -> SnapshotInfo | None:
-        """The snapshot whose weights it holds, None before the first."""
-        return self._info
+    def module(self) -> nn.Module:
+        """The module that predicts."""
+        return self._module
 
     @property
     def first_seen_step(self) -> int:
         """The student's step at which it first saw the snapshot."""
         return self._first_seen_step
 
+    def fits(self, info: SnapshotInfo) -> bool:
+        """Return whether names and shapes of the snapshot are the module's."""
+        return self._difference_from(info) is None
+
     def check_fits(self, info: SnapshotInfo, *, key: str) -> None:
         """Raise ``SnapshotMismatchError`` unless names and shapes of the snapshot are the module's."""
-        own = {name: tuple(tensor.shape) for name, tensor in named_tensors(self._module).items()}
-        difference = describe_difference(info.tensors, own)
+        difference = self._difference_from(info)
         if difference is not None:
+            cure = (
+                "Let build return the architecture that info.metadata or info.tensors tell of."
+                if self._is_built
+                else "Pass TeacherOptions(build=...) to codistill different architectures."
+            )
             raise SnapshotMismatchError(
                 f"Snapshot of peer {info.peer!r} at step {info.step} does not fit this model: {difference}. "
-                "Pass TeacherOptions(build=...) to codistill different architectures.",
+                f"{cure}",
                 peer=info.peer,
                 step=info.step,
                 key=key,
@@ -116,44 +130,69 @@ class Teacher:
             metadata=self._info.metadata,
         )
 
+    def _difference_from(self, info: SnapshotInfo) -> str | None:
+        own = {name: tuple(tensor.shape) for name, tensor in named_tensors(self._module).items()}
+        return describe_difference(info.tensors, own)
 
-def make_teacher(student: nn.Module, info: SnapshotInfo, options: TeacherOptions) -> Teacher:
+
+def make_teacher(
+    student: nn.Module, info: SnapshotInfo, options: TeacherOptions, *, others: Iterable[Teacher] = ()
+) -> Teacher:
     """Return a teacher for the peer of ``info``, without weights yet.
+
+    A copy of the student does not call the hooks that were registered on the student's forward: what
+    they record is the student's.
 
     Args:
         student: The student, perhaps wrapped; it is copied unless ``options.build`` is given.
         info: The snapshot that it is made for.
         options: How to make it.
+        others: The teachers there are, whose weights it must not share.
 
     Raises:
-        TypeError: If the student cannot be copied, or ``build`` returns no module.
+        TypeError: If the student cannot be copied, or ``build`` returns no module of its own.
     """
     if options.build is None:
-        try:
-            return Teacher(copy.deepcopy(unwrap(student)))
-        except RuntimeError as error:  # torch's refusal to copy tensors that are part of a graph
-            raise TypeError(
-                f"The model must allow copy.deepcopy to serve as a teacher, got: {error}. "
-                "Pass TeacherOptions(build=...) that makes a fresh one."
-            ) from error
+        return Teacher(_copy_without_forward_hooks(unwrap(student)))
+    devices = {tensor.device.index for tensor in named_tensors(student).values() if tensor.is_cuda}
     # A model's initialisation draws random numbers; the student's stream must not notice.
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=sorted(devices)):
         module = options.build(info)
     if not isinstance(module, nn.Module):
         raise TypeError(f"build must return a torch.nn.Module, got {type(module).__name__}.")
-    if module is student or module is unwrap(student):
-        raise TypeError("build must return a module of its own, got the student itself. Return a new model.")
-    return Teacher(module)
+    taken = _memory(student).union(*(_memory(other.module) for other in others))
+    if _memory(module) & taken:
+        raise TypeError(
+            f"build must return a module of its own for peer {info.peer!r}, got one that shares weights with "
+            "the student or with another teacher. Return a new model."
+        )
+    return Teacher(module, is_built=True)
+
+
+def _copy_without_forward_hooks(student: nn.Module) -> nn.Module:
+    try:
+        module = copy.deepcopy(student)
+    except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
+        raise TypeError(
+            f"The model must allow copy.deepcopy to serve as a teacher, got: {error}. "
+            "Pass TeacherOptions(build=...) that makes a fresh one."
+        ) from error
+    # torch has no public way to take off hooks whose handles are elsewhere. Those that run before a forward
+    # stay: older parametrisations, such as weight norm, compute the weights in them.
+    for part in module.modules():
+        part._forward_hooks.clear()
+    return module
+
+
+def _memory(module: nn.Module) -> set[int]:
+    """Return where the weights lie, to tell whether two modules share some."""
+    return {tensor.data_ptr() for tensor in named_tensors(module).values() if tensor.numel() > 0}
 
 
 def _call(module: nn.Module, inputs: Any) -> Any:
+    check_inputs(inputs)
     if isinstance(inputs, Tensor):
         return module(inputs)
     if isinstance(inputs, tuple):
         return module(*inputs)
-    if isinstance(inputs, Mapping):
-        return module(**inputs)
-    raise TypeError(
-        f"inputs must be a tensor, a tuple or a mapping, got {type(inputs).__name__}. "
-        "Pass what the model is called with: x for model(x), (x, y) for model(x, y), a dict for model(**x)."
-    )
+    return module(**inputs)

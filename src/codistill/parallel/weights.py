@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-# Segments that torch's wrappers add to the names inside a model.
-_WRAPPER_SEGMENTS = ("_orig_mod.", "_checkpoint_wrapped_module.")
+# What torch's wrappers add to the names inside a model.
+_WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module")
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -31,12 +31,11 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
         Name to tensor, in the order of ``state_dict``. Tensors share memory with the model, so an
         in-place copy into them changes it; tied tensors appear under each of their names.
     """
-    named = {}
-    for name, tensor in unwrap(model).state_dict().items():
-        for segment in _WRAPPER_SEGMENTS:
-            name = name.replace(segment, "")
-        named[name] = tensor
-    return named
+    state: dict[str, Tensor] = unwrap(model).state_dict()
+    return {
+        ".".join(part for part in name.split(".") if part not in _WRAPPERS): tensor
+        for name, tensor in state.items()
+    }
 
 
 def copy_into(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:

@@ -51,6 +51,20 @@ def check_codec(codec: str, argument: str = "codec") -> str:
     return codec
 
 
+def check_state(state: Mapping[str, object]) -> None:
+    """Refuse a state that `encode_exact` could not encode, without encoding it.
+
+    Raises:
+        TypeError: If a value is not a plain dense tensor of a dtype that safetensors keeps.
+        ValueError: If there is no tensor, or a name cannot be stored.
+    """
+    if not state:
+        raise ValueError("state must hold at least one tensor, got none. There is nothing to publish.")
+    for name, value in state.items():
+        check_tensor_name(name)
+        _check(name, value)
+
+
 def encode_exact(state: Mapping[str, Tensor]) -> EncodedSnapshot:
     """Encode a state without loss.
 
@@ -65,14 +79,12 @@ def encode_exact(state: Mapping[str, Tensor]) -> EncodedSnapshot:
         TypeError: If a value is not a plain dense tensor of a dtype that safetensors keeps.
         ValueError: If there is no tensor, or a name cannot be stored.
     """
-    if not state:
-        raise ValueError("state must hold at least one tensor, got none. There is nothing to publish.")
+    check_state(state)
     stored: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
     first_names: dict[tuple[Any, ...], str] = {}
     for name, value in state.items():
-        check_tensor_name(name)
-        tensor = _checked(name, value)
+        tensor = value.detach()
         first_name = first_names.setdefault(_view_of_memory(tensor, name), name)
         if first_name == name:
             stored[name] = tensor
@@ -174,15 +186,13 @@ def _check_size(shard: Shard, data: bytes, *, peer: str | None, key: str | None)
         )
 
 
-def _checked(name: str, value: object) -> Tensor:
+def _check(name: str, value: object) -> None:
     kind = _unsupported_kind(value)
     if kind is not None:
         raise TypeError(
             f"state[{name!r}] must be a dense tensor of a dtype that safetensors keeps, got {kind}. "
             "Convert it, or leave it out of the state (register_buffer(..., persistent=False))."
         )
-    assert isinstance(value, Tensor)
-    return value.detach()
 
 
 def _unsupported_kind(value: object) -> str | None:

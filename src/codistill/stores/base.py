@@ -51,7 +51,7 @@ class Store(ABC):
     its backend refuses. A key is either a value or a folder of keys, not both.
 
     **Ranks**: any rank, any thread, any process; methods may run at the same time.
-    **Blocks**: every method, as long as the backend takes. The training thread calls none of them.
+    **Blocks**: every method, as long as the backend takes.
     **On failure**: a call that raises has either done all it was asked or nothing, and may be repeated.
     """
 

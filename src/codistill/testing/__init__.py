@@ -4,8 +4,9 @@ This package needs pytest, which codistill itself does not.
 """
 
 from codistill.testing.clock import FakeClock
+from codistill.testing.exchanges import ExchangeContract
 from codistill.testing.faulty_store import Faults, FaultyStore
 from codistill.testing.peers import run_peers
 from codistill.testing.stores import StoreContract
 
-__all__ = ["FakeClock", "Faults", "FaultyStore", "StoreContract", "run_peers"]
+__all__ = ["ExchangeContract", "FakeClock", "Faults", "FaultyStore", "StoreContract", "run_peers"]

@@ -58,8 +58,9 @@ class Classroom:
         """
         info = SnapshotInfo.from_manifest(manifest)
         teacher = self._teachers.get(manifest.peer)
-        if teacher is None:
-            teacher = make_teacher(self._student, info, self._options)
+        if teacher is None or (self._options.build is not None and not teacher.fits(info)):
+            others = [other for peer, other in self._teachers.items() if peer != manifest.peer]
+            teacher = make_teacher(self._student, info, self._options, others=others)
         teacher.check_fits(info, key=reference.key)
         teacher.load(self._fetcher.tensors(manifest), info, first_seen_step=first_seen_step)
         self._teachers[manifest.peer] = teacher

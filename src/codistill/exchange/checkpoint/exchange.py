@@ -3,13 +3,15 @@
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any, TypeVar, final
 
 from torch import Tensor, nn
 from typing_extensions import override
 
+from codistill.arguments import check_int, check_type
 from codistill.errors import CodistillWarning, SnapshotError, StoreError
 from codistill.exchange.base import Exchange, ExchangeCounters, Predictions, Progress, TeacherInfo
 from codistill.exchange.checkpoint.classroom import Classroom
@@ -26,11 +28,11 @@ from codistill.exchange.checkpoint.membership import (
 from codistill.exchange.checkpoint.newest import NewestReader
 from codistill.exchange.checkpoint.notices import Notices
 from codistill.exchange.checkpoint.publisher import Life, Publisher, SnapshotOptions
-from codistill.exchange.checkpoint.reader import Reader
 from codistill.exchange.checkpoint.saved_state import SavedState
 from codistill.exchange.checkpoint.waiting import Clock
 from codistill.exchange.teachers import TeacherOptions
 from codistill.parallel.weights import named_tensors
+from codistill.snapshots.codec import check_state
 from codistill.snapshots.keys import check_peer_name
 from codistill.snapshots.manifest import Manifest
 from codistill.stores.base import Store
@@ -40,6 +42,8 @@ from codistill.topologies import Topology, as_topology
 _KEPT_BY_DEFAULT = 2
 _SIZE_ALLOWANCE = 4
 _SMALLEST_MAX_BYTES = 2**20
+
+Options = TypeVar("Options", SnapshotOptions, TeacherOptions, Membership)
 
 
 @final
@@ -94,12 +98,13 @@ class CheckpointExchange(Exchange):
             TypeError, ValueError: If an argument is not as described, or contradicts another.
             StoreError: If the store cannot be written.
         """
-        self.interval_steps = _at_least_1("interval_steps", interval_steps)
+        hint = "To train without peers, leave out the Codistiller."
+        self.interval_steps = check_int("interval_steps", interval_steps, minimum=1, hint=hint)
         self.counters = ExchangeCounters()
         self._peer = check_peer_name(peer)
-        self._snapshots = snapshots or SnapshotOptions()
-        self._teacher_options = teachers or TeacherOptions()
-        self._membership = membership or Membership()
+        self._snapshots = _option("snapshots", snapshots, SnapshotOptions)
+        self._teacher_options = _option("teachers", teachers, TeacherOptions)
+        self._membership = _option("membership", membership, Membership)
         self._topology = as_topology(topology)
         self._peers = check_peers(
             self._peer,
@@ -110,6 +115,7 @@ class CheckpointExchange(Exchange):
         )
         self._lockstep = (Lockstep() if lockstep else None) if isinstance(lockstep, bool) else lockstep
         if self._lockstep is not None:
+            check_type("lockstep", self._lockstep, Lockstep)
             _check_lockstep(self._peers, self._snapshots, self._membership)
         self._store = open_store(store)
         self._run_id = open_run(self._store)
@@ -118,85 +124,83 @@ class CheckpointExchange(Exchange):
         self._own_digests: Mapping[int, str] = {}
         self._step = 0
         self._is_closed = False
-        self._bound: _Bound | None = None
-        self._publisher: Publisher | None = None
+        self._model: nn.Module | None = None
+        self._outputs_to_logits: Callable[[Any], Tensor] | None = None
+        self._life: _Life | None = None
 
     @override
     def bind(self, model: nn.Module, outputs_to_logits: Callable[[Any], Tensor] | None) -> None:
-        if self._bound is not None:
+        if self._model is not None:
             raise ValueError(
                 "exchange must be used by one Codistiller only, got a second. Make a new exchange."
             )
-        own_bytes = sum(tensor.nbytes for tensor in named_tensors(model).values())
-        fetcher = Fetcher(
-            self._store,
-            run_id=self._run_id,
-            max_bytes=self._snapshots.max_bytes or max(_SIZE_ALLOWANCE * own_bytes, _SMALLEST_MAX_BYTES),
-        )
-        classroom = Classroom(model, self._teacher_options, fetcher, when_taken=self._note_taken)
-        self._bound = _Bound(model, outputs_to_logits, fetcher, classroom)
+        self._model = model
+        self._outputs_to_logits = outputs_to_logits
 
     @override
     def begin(self, progress: Progress) -> None:
-        if self._publisher is not None:
+        model = self._check_open()
+        if self._life is not None:
             return
-        bound = self._check_open()
         self._step = progress.step
-        publisher = self._begin_life(bound.fetcher)
-        publisher.tell("running", progress, {})
-        bound.reader = self._make_reader(bound)
-        if self._saved is not None:
-            self._take_saved(bound, self._saved, bound.reader)
-        else:
-            if self._lockstep is not None or self._membership.start_with_peers > 0:
-                self._publish(publisher, bound, progress, finished=False)
-            bound.reader.meet(progress.step)
-        self._publisher = publisher
-        self.counters.bytes_fetched = bound.fetcher.bytes_read
+        life = self._begin_life(model)
+        try:
+            life.publisher.tell("running", progress, {})
+            self._meet_teachers(life, progress)
+        except BaseException:
+            with suppress(StoreError):
+                life.publisher.tell("left", progress, {})
+            raise
+        self._life = life
+        self.counters.bytes_fetched = life.fetcher.bytes_read
 
     @override
     def predict(self, inputs: Any, logits: Tensor | None) -> Predictions:
-        bound = self._check_open()
-        return bound.classroom.predict(inputs, bound.outputs_to_logits)
+        self._check_open()
+        if self._life is None:
+            raise RuntimeError(
+                "predict() must follow begin(), got none. Use the exchange through a Codistiller."
+            )
+        return self._life.classroom.predict(inputs, self._outputs_to_logits)
 
     @override
     def step(self, progress: Progress) -> None:
-        bound = self._check_open()
+        self._check_open()
         self._step = progress.step
         self.counters.fetched.clear()
-        if self._publisher is None or bound.reader is None or progress.step % self.interval_steps != 0:
+        life = self._life
+        if life is None or progress.step % self.interval_steps != 0:
             return
         if self._lockstep is not None:
-            self._publish(self._publisher, bound, progress, finished=False)
+            self._publish(life, progress, finished=False)
         else:
             with self._notices.instead_of_store_errors("publish"):
-                self._publish(self._publisher, bound, progress, finished=False)
-        bound.reader.update(progress.step)
+                self._publish(life, progress, finished=False)
+        life.reader.update(progress.step)
         with self._notices.instead_of_store_errors("status"):
-            self._publisher.tell("running", progress, bound.classroom.orders)
-        self.counters.bytes_fetched = bound.fetcher.bytes_read
+            life.publisher.tell("running", progress, life.classroom.orders)
+        self.counters.bytes_fetched = life.fetcher.bytes_read
 
     @property
     @override
     def teachers(self) -> Mapping[str, TeacherInfo]:
-        return {} if self._bound is None else self._bound.classroom.describe(self._step)
+        return {} if self._life is None else self._life.classroom.describe(self._step)
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        if self._publisher is None or self._bound is None:
+        if self._life is None:
             return {} if self._saved is None else self._saved.to_dict()
         return SavedState(
             peer=self._peer,
             run_id=self._run_id,
-            incarnation=self._publisher.life.incarnation,
-            previous=self._publisher.previous,
-            kept=self._publisher.kept,
-            teachers=self._bound.classroom.save(),
+            incarnation=self._life.publisher.life.incarnation,
+            previous=self._life.publisher.previous,
+            teachers=self._life.classroom.save(),
         ).to_dict()
 
     @override
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        if self._publisher is not None:
+        if self._life is not None:
             raise RuntimeError(
                 "State must be loaded before the first loss(), got it after. "
                 "Call load_state_dict where the model's own state is loaded."
@@ -221,47 +225,69 @@ class CheckpointExchange(Exchange):
         if self._is_closed:
             return
         self._is_closed = True
-        if self._publisher is None or self._bound is None:
+        life = self._life
+        if life is None:
             return
+        if publish and self._lockstep is not None:
+            # The others wait for it: they must not be left without a word.
+            self._publish(life, progress, finished=True)
         with self._notices.instead_of_store_errors("close"):
-            if publish:
-                self._publish(self._publisher, self._bound, progress, finished=True)
-            self._publisher.tell("finished" if publish else "left", progress, self._bound.classroom.orders)
-        self.counters.bytes_fetched = self._bound.fetcher.bytes_read
+            if publish and self._lockstep is None:
+                self._publish(life, progress, finished=True)
+            life.publisher.tell("finished" if publish else "left", progress, life.classroom.orders)
+        self.counters.bytes_fetched = life.fetcher.bytes_read
 
-    def _check_open(self) -> "_Bound":
+    def _check_open(self) -> nn.Module:
+        """Return the student, if there is one and this is its life."""
         if self._is_closed:
             raise RuntimeError(f"Peer {self._peer!r} has been closed. Make a new Codistiller to train on.")
-        if self._bound is None:
-            raise RuntimeError("exchange must be given to a Codistiller before it is used.")
-        return self._bound
+        if self._model is None:
+            raise RuntimeError("exchange must be given to a Codistiller first, got no student.")
+        return self._model
 
-    def _begin_life(self, fetcher: Fetcher) -> Publisher:
+    def _begin_life(self, model: nn.Module) -> "_Life":
+        tensors = named_tensors(model)
+        check_state(tensors)
+        fetcher = Fetcher(
+            self._store,
+            run_id=self._run_id,
+            max_bytes=self._snapshots.max_bytes
+            or max(_SIZE_ALLOWANCE * sum(tensor.nbytes for tensor in tensors.values()), _SMALLEST_MAX_BYTES),
+        )
+        classroom = Classroom(model, self._teacher_options, fetcher, when_taken=self._note_taken)
+        publisher = self._make_publisher(fetcher)
+        return _Life(model, fetcher, classroom, publisher, self._make_reader(fetcher, classroom))
+
+    def _make_publisher(self, fetcher: Fetcher) -> Publisher:
         own = fetcher.pointer(self._peer)
-        known = [] if own is None else [own.incarnation]
-        if self._saved is not None:
-            known.append(self._saved.incarnation)
-            previous, kept = self._saved.previous, self._saved.kept
-        elif own is None:
-            previous, kept = None, ()
-        else:
-            if not self._membership.rejoin:
-                check_new(fetcher.manifest(own.manifest), self._store)
-            previous, kept = own.manifest, (own.order,)
+        if own is not None and self._saved is None and not self._membership.rejoin:
+            check_new(fetcher.manifest(own.manifest), self._store)
+        newest = None if own is None else own.manifest
+        saved = self._saved
+        incarnations = [pointed.incarnation for pointed in (own, saved) if pointed is not None]
         life = Life(
             run_id=self._run_id,
             peer=self._peer,
-            incarnation=claim_life(self._store, self._peer, after=max(known, default=None)),
+            incarnation=claim_life(self._store, self._peer, after=max(incarnations, default=None)),
             interval_steps=self.interval_steps,
             metadata=self._snapshots.metadata or {},
         )
-        keep = None if self._lockstep is not None else self._snapshots.keep or _KEPT_BY_DEFAULT
-        return Publisher(self._store, life, keep=keep, previous=previous, kept=kept)
+        if self._lockstep is not None:
+            # What was published after the state was saved is published again, the same to the bit.
+            previous = newest if saved is None else saved.previous
+            return Publisher(self._store, life, keep=None, previous=previous)
+        return Publisher(
+            self._store,
+            life,
+            keep=self._snapshots.keep or _KEPT_BY_DEFAULT,
+            previous=newest,
+            kept=fetcher.chain(newest),
+        )
 
-    def _make_reader(self, bound: "_Bound") -> Reader:
+    def _make_reader(self, fetcher: Fetcher, classroom: Classroom) -> NewestReader | LockstepReader:
         finder = PeerFinder(
             self._store,
-            bound.fetcher,
+            fetcher,
             peer=self._peer,
             peers=self._peers,
             topology=self._topology,
@@ -269,44 +295,50 @@ class CheckpointExchange(Exchange):
         )
         if self._lockstep is None:
             return NewestReader(
-                finder,
-                bound.fetcher,
-                bound.classroom,
-                self._notices,
-                membership=self._membership,
-                clock=self.clock,
+                finder, fetcher, classroom, self._notices, membership=self._membership, clock=self.clock
             )
         return LockstepReader(
             finder,
             self._store,
-            bound.fetcher,
-            bound.classroom,
+            fetcher,
+            classroom,
             interval_steps=self.interval_steps,
             timeout_s=self._lockstep.timeout_s,
             clock=self.clock,
         )
 
-    def _take_saved(self, bound: "_Bound", saved: SavedState, reader: Reader) -> None:
+    def _meet_teachers(self, life: "_Life", progress: Progress) -> None:
+        if self._saved is not None:
+            self._take_saved(life, self._saved)
+            return
+        if self._lockstep is not None or self._membership.start_with_peers > 0:
+            self._publish(life, progress, finished=False)
+        life.reader.meet(progress.step)
+
+    def _take_saved(self, life: "_Life", saved: SavedState) -> None:
         """Take the very snapshots that the teachers held when the state was saved."""
         for peer, teacher in saved.teachers.items():
             try:
-                manifest = bound.fetcher.manifest(teacher.manifest)
-                bound.classroom.take(manifest, teacher.manifest, first_seen_step=teacher.first_seen_step)
+                manifest = life.fetcher.manifest(teacher.manifest)
+                life.classroom.take(manifest, teacher.manifest, first_seen_step=teacher.first_seen_step)
             except (SnapshotError, StoreError) as error:
-                if self._lockstep is not None:
+                if isinstance(life.reader, LockstepReader):
                     raise
                 self._notices.say(
                     "saved teachers",
                     f"The snapshot of peer {peer!r} that this run had when it was saved cannot be read "
                     f"any more ({error}). Its newest one is taken instead.",
                 )
-                reader.update(self._step)
+                life.reader.take_newest_of(peer, self._step)
+        if self._lockstep is not None and self._step % self.interval_steps == 0:
+            # State that was saved while a peer was missing lacks the snapshots of its own step.
+            life.reader.update(self._step)
 
-    def _publish(self, publisher: Publisher, bound: "_Bound", progress: Progress, *, finished: bool) -> None:
-        written = publisher.publish(named_tensors(bound.model), progress, finished=finished)
+    def _publish(self, life: "_Life", progress: Progress, *, finished: bool) -> None:
+        written = life.publisher.publish(named_tensors(life.model), progress, finished=finished)
         self.counters.bytes_published += written
         self.counters.publishes += 1
-        self._own_digests = publisher.digests
+        self._own_digests = life.publisher.digests
 
     def _note_taken(self, manifest: Manifest) -> None:
         self.counters.fetched.append(manifest.peer)
@@ -319,24 +351,21 @@ class CheckpointExchange(Exchange):
             )
 
 
-@dataclass(slots=True)
-class _Bound:
-    """What there is once the exchange knows the student."""
+@dataclass(frozen=True, slots=True)
+class _Life:
+    """What there is from the first loss on."""
 
     model: nn.Module
-    outputs_to_logits: Callable[[Any], Tensor] | None
     fetcher: Fetcher
     classroom: Classroom
-    reader: Reader | None = None
+    publisher: Publisher
+    reader: NewestReader | LockstepReader
 
 
-def _at_least_1(argument: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{argument} must be an int, got {type(value).__name__}.")
-    if value < 1:
-        raise ValueError(
-            f"{argument} must be >= 1, got {value}. To train without peers, leave out the Codistiller."
-        )
+def _option(argument: str, value: Options | None, kind: type[Options]) -> Options:
+    if value is None:
+        return kind()
+    check_type(argument, value, kind)
     return value
 
 

@@ -1,18 +1,24 @@
 """Reading other peers' snapshots."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from torch import Tensor
 
-from codistill.errors import KeyMissingError, SnapshotError, SnapshotIntegrityError
+from codistill.errors import KeyMissingError, SnapshotError, SnapshotIntegrityError, StoreError
 from codistill.snapshots.codec import decode_exact, verify_chunk
 from codistill.snapshots.info import SnapshotInfo
-from codistill.snapshots.keys import pointer_key, shard_key
+from codistill.snapshots.keys import is_peer_name, pointer_key, shard_key
 from codistill.snapshots.manifest import CHUNK_BYTES, Manifest, ManifestReference
 from codistill.snapshots.pointer import MAX_POINTER_BYTES, Pointer
 from codistill.stores.base import Store
 from codistill.stores.opening import open_store
+
+Used = TypeVar("Used")
+
+_LONGEST_CHAIN = 1000
 
 
 class Fetcher:
@@ -73,6 +79,41 @@ class Fetcher:
             )
         return decode_exact(manifest, [self._shard(manifest, index) for index in range(len(manifest.shards))])
 
+    def chain(self, newest: ManifestReference | None) -> tuple[tuple[int, int], ...]:
+        """Return (incarnation, sequence) of the snapshots that are there along ``previous``, oldest first.
+
+        Args:
+            newest: Where to begin; None gives none.
+        """
+        orders: list[tuple[int, int]] = []
+        reference = newest
+        while reference is not None and len(orders) < _LONGEST_CHAIN:
+            try:
+                manifest = self.manifest(reference)
+            except (SnapshotError, StoreError):
+                break
+            orders.append(manifest.order)
+            reference = manifest.previous
+        return tuple(reversed(orders))
+
+    def follow(self, pointer: Pointer, use: Callable[[Manifest, ManifestReference], Used]) -> Used:
+        """Return what ``use`` makes of the snapshot that a pointer leads to.
+
+        If the peer replaces and deletes it meanwhile, its new pointer is followed.
+
+        Args:
+            pointer: The pointer.
+            use: Given the manifest and where it is; reads what it needs.
+        """
+        while True:
+            try:
+                return use(self.manifest(pointer.manifest), pointer.manifest)
+            except KeyMissingError:
+                newer = self.pointer(pointer.peer)
+                if newer is None or newer.order <= pointer.order:
+                    raise
+                pointer = newer
+
     def _shard(self, manifest: Manifest, index: int) -> bytes:
         shard = manifest.shards[index]
         key = shard_key(manifest.peer, *manifest.order, shard.name)
@@ -80,8 +121,8 @@ class Fetcher:
         for chunk in range(len(shard.chunk_sha256)):
             start = chunk * CHUNK_BYTES
             part = self._store.read(key, max_bytes=min(CHUNK_BYTES, shard.size_bytes - start), start=start)
-            verify_chunk(shard, chunk, part, peer=manifest.peer, key=key)
             self.bytes_read += len(part)
+            verify_chunk(shard, chunk, part, peer=manifest.peer, key=key)
             parts.append(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
@@ -130,9 +171,10 @@ def load_snapshot(store: str | Path | Store, peer: str) -> tuple[dict[str, Tenso
     if pointer is None:
         raise KeyMissingError(
             f"peer must be one that has published, got {peer!r}. Names at {opened.describe()}: "
-            f"{', '.join(opened.list_names('', limit=64)) or 'none'}.",
+            f"{', '.join(filter(is_peer_name, opened.list_names('', limit=65))) or 'none'}.",
             peer=peer,
             key=pointer_key(peer),
         )
-    manifest = fetcher.manifest(pointer.manifest)
-    return fetcher.tensors(manifest), SnapshotInfo.from_manifest(manifest)
+    return fetcher.follow(
+        pointer, lambda manifest, _: (fetcher.tensors(manifest), SnapshotInfo.from_manifest(manifest))
+    )

@@ -5,6 +5,7 @@ from typing import final
 
 from typing_extensions import override
 
+from codistill.arguments import check_seconds
 from codistill.errors import KeyMissingError, PeerMismatchError, PeerMissingError
 from codistill.exchange.checkpoint.classroom import Classroom
 from codistill.exchange.checkpoint.fetcher import Fetcher
@@ -33,10 +34,7 @@ class Lockstep:
 
     def __post_init__(self) -> None:
         """Check the field."""
-        if not self.timeout_s > 0:
-            raise ValueError(
-                f"timeout_s must be > 0, got {self.timeout_s}. Pass lockstep=False to wait for nobody."
-            )
+        check_seconds("timeout_s", self.timeout_s, hint="Pass lockstep=False to wait for nobody.")
 
 
 @final
@@ -78,9 +76,12 @@ class LockstepReader(Reader):
     def update(self, step: int) -> None:
         deadline_s = self._clock.monotonic() + self._timeout_s
         found = {peer: self._wait(peer, step, deadline_s) for peer in self._finder.others()}
+        held = self._classroom.orders
         for peer in self._finder.teachers(found):
             manifest, reference = found[peer]
-            self._classroom.take(manifest, reference, first_seen_step=step)
+            # The last snapshot of a peer that has finished comes again and again, and ages.
+            if held.get(peer) != reference.order:
+                self._classroom.take(manifest, reference, first_seen_step=step)
 
     def _wait(self, peer: str, step: int, deadline_s: float) -> _Found:
         found = wait_until(

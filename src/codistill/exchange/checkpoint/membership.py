@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from codistill.arguments import check_int, check_seconds, check_type
 from codistill.errors import CodistillError, RunExistsError, SnapshotError, StoreError
 from codistill.exchange.checkpoint.fetcher import Fetcher
 from codistill.snapshots.keys import RUN_KEY, check_peer_name, is_peer_name, life_key
@@ -28,16 +29,17 @@ class Membership:
 
     def __post_init__(self) -> None:
         """Check every field."""
-        if not 0 <= self.start_with_peers < MAX_PEERS:
-            raise ValueError(
-                f"start_with_peers must be between 0 and {MAX_PEERS - 1}, got {self.start_with_peers}. "
-                "It counts the other peers to wait for."
-            )
-        if not self.start_timeout_s > 0:
-            raise ValueError(
-                f"start_timeout_s must be > 0, got {self.start_timeout_s}. "
-                "To wait for nobody, pass start_with_peers=0."
-            )
+        check_int(
+            "start_with_peers",
+            self.start_with_peers,
+            minimum=0,
+            maximum=MAX_PEERS - 1,
+            hint="It counts the other peers to wait for.",
+        )
+        check_seconds(
+            "start_timeout_s", self.start_timeout_s, hint="To wait for nobody, pass start_with_peers=0."
+        )
+        check_type("rejoin", self.rejoin, bool)
 
 
 def open_run(store: Store) -> str:
@@ -120,6 +122,11 @@ class PeerFinder:
         self._topology = topology
         self._max_teachers = max_teachers
 
+    @property
+    def expects_teachers(self) -> bool:
+        """Whether this peer is to have teachers, once the others are there."""
+        return self._peers is None or bool(self.teachers(()))
+
     def others(self) -> list[str]:
         """Return the names of all other peers, whether they have published or not."""
         names = self._peers or self._store.list_names("", limit=MAX_PEERS + 1)
@@ -176,8 +183,8 @@ def check_peers(
                 "Name them all, or use 'ring' or 'all'."
             )
         return None
-    if isinstance(peers, str):
-        raise TypeError(f"peers must be a list of names, got {peers!r}. Pass [{peers!r}, ...].")
+    if isinstance(peers, str) or not isinstance(peers, Sequence):
+        raise TypeError(f"peers must be a list of names, got {peers!r}. Pass [{peer!r}, ...].")
     names = tuple(sorted(check_peer_name(name, f"peers[{i}]") for i, name in enumerate(peers)))
     if peer not in names:
         raise ValueError(f"peers must hold this peer, {peer!r}, got {list(peers)}. Add it.")

@@ -4,7 +4,7 @@ from typing import final
 
 from typing_extensions import override
 
-from codistill.errors import CodistillError, KeyMissingError, PeerMissingError, SnapshotError, StoreError
+from codistill.errors import CodistillError, PeerMissingError, SnapshotError, StoreError
 from codistill.exchange.checkpoint.classroom import Classroom
 from codistill.exchange.checkpoint.fetcher import Fetcher
 from codistill.exchange.checkpoint.membership import Membership, PeerFinder
@@ -14,6 +14,7 @@ from codistill.exchange.checkpoint.waiting import Clock, wait_until
 from codistill.snapshots.pointer import Pointer
 
 _NEVER = (-1, -1)
+_LONG_INTERVALS = 10
 
 
 @final
@@ -24,7 +25,7 @@ class NewestReader(Reader):
 
     **Blocks**: while the store is read.
     **On failure**: what cannot be read or used is warned of once, and not downloaded again; the last
-    good teacher stays.
+    good teacher stays. With ``start_with_peers`` it is raised at the start, and later warned of.
     """
 
     def __init__(
@@ -44,37 +45,54 @@ class NewestReader(Reader):
         self._membership = membership
         self._clock = clock
         self._refused: dict[str, tuple[int, int]] = {}
+        self._intervals_alone = 0
 
     @override
     def meet(self, step: int) -> None:
         count = self._membership.start_with_peers
-        found: dict[str, Pointer] = {}
-
-        def are_enough() -> bool | None:
-            found.update(self._finder.find()[0])
-            return True if len(found) >= count else None
-
-        timeout_s = self._membership.start_timeout_s
-        if count and wait_until(are_enough, timeout_s=timeout_s, clock=self._clock) is None:
-            raise PeerMissingError(
-                f"start_with_peers must be met within {timeout_s} s, got {len(found)} of {count} other peers"
-                f"{': ' if found else ''}{', '.join(sorted(found))}. Start the others, or wait for fewer.",
-                step=step,
-            )
-        self._take_newest(step, is_strict=True)
+        if count > 0:
+            self._wait_for(count, step)
+        self._take_newest(step, is_strict=count > 0)
 
     @override
     def update(self, step: int) -> None:
         with self._notices.instead_of_store_errors("find peers"):
             self._take_newest(step, is_strict=False)
+        self._notice_being_alone(step)
+
+    def take_newest_of(self, peer: str, step: int) -> None:
+        """Take what one peer has published last, if anything; errors are warned of."""
+        with self._notices.instead_of_store_errors(("fetch", peer)):
+            pointer = self._fetcher.pointer(peer)
+            if pointer is not None:
+                self._take(pointer, step)
+
+    def _wait_for(self, count: int, step: int) -> None:
+        pointers: dict[str, Pointer] = {}
+        errors: dict[str, CodistillError] = {}
+
+        def are_enough() -> bool | None:
+            nonlocal pointers, errors
+            pointers, errors = self._finder.find()
+            return True if len(pointers) >= count else None
+
+        timeout_s = self._membership.start_timeout_s
+        if wait_until(are_enough, timeout_s=timeout_s, clock=self._clock) is None:
+            names = f": {', '.join(sorted(pointers))}" if pointers else ""
+            reasons = "".join(f" {name!r} does not count: {error}" for name, error in errors.items())
+            raise PeerMissingError(
+                f"start_with_peers must be met within {timeout_s} s, got {len(pointers)} of {count} other "
+                f"peers{names}. Start the others, or wait for fewer.{reasons}",
+                step=step,
+            )
 
     def _take_newest(self, step: int, *, is_strict: bool) -> None:
         pointers, errors = self._finder.find()
         held = self._classroom.orders
-        # A peer whose pointer cannot be read just now is still there.
-        wanted = self._finder.teachers({*pointers, *(errors.keys() & held.keys())})
+        # A peer whose pointer is not to be read just now is still there.
+        wanted = self._finder.teachers({*pointers, *held})
         self._classroom.keep_only(wanted)
-        for name in wanted:
+        for name in sorted({*wanted, *errors}):
             pointer = pointers.get(name)
             try:
                 if name in errors:
@@ -83,26 +101,33 @@ class NewestReader(Reader):
                 if pointer is not None and pointer.order > known:
                     self._take(pointer, step)
                     self._notices.has_passed(("fetch", name))
+                self._notices.store_works(("fetch", name))
             except (SnapshotError, StoreError) as error:
                 if is_strict:
                     raise
                 self._refuse(name, pointer, error, step)
 
     def _take(self, pointer: Pointer, step: int) -> None:
-        reference = pointer.manifest
-        try:
-            self._classroom.take(self._fetcher.manifest(reference), reference, first_seen_step=step)
-        except KeyMissingError:
-            # Its publisher has replaced and deleted it meanwhile.
-            newer = self._fetcher.pointer(pointer.peer)
-            if newer is None or newer.order <= pointer.order:
-                raise
-            reference = newer.manifest
-            self._classroom.take(self._fetcher.manifest(reference), reference, first_seen_step=step)
+        self._fetcher.follow(
+            pointer,
+            lambda manifest, reference: self._classroom.take(manifest, reference, first_seen_step=step),
+        )
 
     def _refuse(self, name: str, pointer: Pointer | None, error: CodistillError, step: int) -> None:
-        if pointer is not None and isinstance(error, SnapshotError):
+        message = f"Nothing new was taken from peer {name!r} at step {step}: {error}"
+        if isinstance(error, StoreError):
+            self._notices.store_failed(("fetch", name), message)
+            return
+        if pointer is not None:
             self._refused[name] = pointer.order
-        self._notices.say(
-            ("fetch", name), f"Nothing new was taken from peer {name!r} at step {step}: {error}"
-        )
+        self._notices.say(("fetch", name), message)
+
+    def _notice_being_alone(self, step: int) -> None:
+        is_alone = self._finder.expects_teachers and not self._classroom.orders
+        self._intervals_alone = self._intervals_alone + 1 if is_alone else 0
+        if self._intervals_alone == _LONG_INTERVALS:
+            self._notices.say(
+                "alone",
+                f"There has been no teacher for {_LONG_INTERVALS} intervals, up to step {step}: this is not "
+                "codistillation yet. Start the other peers with the same store, which they must all see.",
+            )

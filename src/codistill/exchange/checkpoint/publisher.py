@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from codistill.arguments import check_int
+from codistill.errors import StoreError
 from codistill.exchange.base import Progress
 from codistill.snapshots.codec import check_codec, encode_exact
 from codistill.snapshots.fingerprint import fingerprint
@@ -37,10 +39,10 @@ class SnapshotOptions:
     def __post_init__(self) -> None:
         """Check every field."""
         check_codec(self.codec)
-        if self.keep is not None and self.keep < 1:
-            raise ValueError(f"keep must be >= 1, got {self.keep}. Leave it out for the default.")
-        if self.max_bytes is not None and self.max_bytes < 1:
-            raise ValueError(f"max_bytes must be >= 1, got {self.max_bytes}. Leave it out for the default.")
+        for argument in ("keep", "max_bytes"):
+            value = getattr(self, argument)
+            if value is not None:
+                check_int(argument, value, minimum=1, hint="Leave it out for the default.")
         if self.metadata is not None:
             check_metadata(self.metadata)
 
@@ -67,7 +69,7 @@ class Publisher:
     **Ranks**: the one process of the peer.
     **Blocks**: ``publish``, until the store has taken everything.
     **On failure**: what was written without a pointer is no snapshot, and nobody reads it; the one
-    before goes on serving, and the next publish writes the same keys again.
+    before goes on serving, and the next publish has a number of its own.
     """
 
     def __init__(
@@ -159,6 +161,9 @@ class Publisher:
             StoreError: If the store refuses.
         """
         manifest, contents = self._encode(tensors, progress, finished=finished)
+        # Before the first byte is written: a store that fails may have written it nevertheless, somebody may
+        # have read it, and what has been read under a number never changes.
+        self._next_sequence += 1
         for shard, content in zip(manifest.shards, contents, strict=True):
             self._store.write(shard_key(manifest.peer, *manifest.order, shard.name), content)
         document = manifest.to_json()
@@ -175,7 +180,6 @@ class Publisher:
         ).to_json()
         self._store.write(pointer_key(manifest.peer), pointer)
         self._previous = reference
-        self._next_sequence += 1
         self._kept.append(manifest.order)
         self._digests[progress.step] = manifest.content_digest
         self._digests = dict(list(self._digests.items())[-_REMEMBERED:])
@@ -207,8 +211,13 @@ class Publisher:
         return manifest, [content for _, content in encoded.shards]
 
     def _delete_old(self) -> None:
+        """Delete what is no longer to be kept; the next publish tries again what cannot be deleted now."""
         while self._keep is not None and len(self._kept) > self._keep:
-            incarnation, sequence = self._kept.pop(0)
-            # The manifest goes first: a reader that misses it asks for the pointer again.
-            self._store.delete(manifest_key(self._life.peer, incarnation, sequence))
-            self._store.delete(shard_key(self._life.peer, incarnation, sequence, shard_name(1, 1)))
+            incarnation, sequence = self._kept[0]
+            try:
+                # The manifest goes first: a reader that misses it asks for the pointer again.
+                self._store.delete(manifest_key(self._life.peer, incarnation, sequence))
+                self._store.delete(shard_key(self._life.peer, incarnation, sequence, shard_name(1, 1)))
+            except StoreError:
+                return
+            self._kept.pop(0)

@@ -8,7 +8,7 @@ class Reader(ABC):
 
     @abstractmethod
     def meet(self, step: int) -> None:
-        """Find the teachers at the start of a run, where errors are better raised than lived with.
+        """Find the teachers at the start of this life, waiting for them if that was asked for.
 
         Args:
             step: The student's step.

@@ -30,8 +30,6 @@ class SavedState:
     """Which life it was."""
     previous: ManifestReference | None
     """Its last snapshot."""
-    kept: tuple[tuple[int, int], ...]
-    """(incarnation, sequence) of its snapshots that were there, oldest first."""
     teachers: Mapping[str, SavedTeacher]
     """Its teachers, by peer."""
 
@@ -42,7 +40,6 @@ class SavedState:
             "run_id": self.run_id,
             "incarnation": self.incarnation,
             "previous": None if self.previous is None else self.previous.to_fields(),
-            "kept": [list(order) for order in self.kept],
             "teachers": {
                 peer: {"manifest": teacher.manifest.to_fields(), "first_seen_step": teacher.first_seen_step}
                 for peer, teacher in self.teachers.items()
@@ -67,7 +64,6 @@ class SavedState:
             previous=None
             if fields.is_null("previous")
             else ManifestReference.from_fields(fields.fields("previous")),
-            kept=tuple((int(order[0]), int(order[1])) for order in state["kept"]),
             teachers={
                 peer: SavedTeacher(
                     manifest=ManifestReference.from_fields(saved.fields("manifest")),

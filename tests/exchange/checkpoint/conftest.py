@@ -1,0 +1,97 @@
+import pytest
+import torch
+from torch import nn
+
+from codistill.exchange.base import Progress
+from codistill.exchange.checkpoint.exchange import CheckpointExchange
+from codistill.exchange.checkpoint.membership import open_run
+from codistill.exchange.checkpoint.publisher import Life, Publisher
+from codistill.parallel.weights import named_tensors
+from codistill.stores.memory import MemoryStore
+from codistill.testing.faulty_store import FaultyStore
+
+
+@pytest.fixture
+def make_model():
+    def make(value=0.0, *, classes=3):
+        """Return a model whose weights all are ``value``."""
+        model = nn.Linear(4, classes)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.fill_(value)
+        return model
+
+    return make
+
+
+@pytest.fixture
+def store():
+    return FaultyStore(MemoryStore())
+
+
+@pytest.fixture
+def join(make_model):
+    def join_run(store, peer, *, model=None, state=None, step=0, begin=True, clock=None, **options):
+        """Return an exchange that has met its student and, unless told otherwise, has begun."""
+        exchange = CheckpointExchange(store, peer=peer, **{"interval_steps": 1, **options})
+        if clock is not None:
+            exchange.clock = clock
+        # Weights of its own: peers that are identical are warned of.
+        exchange.bind(make_model(float(ord(peer))) if model is None else model, None)
+        if state is not None:
+            exchange.load_state_dict(state)
+        if begin:
+            exchange.begin(Progress(step=step))
+        return exchange
+
+    return join_run
+
+
+@pytest.fixture
+def publish(make_model):
+    def publish_snapshots(
+        store,
+        peer,
+        steps,
+        *,
+        model=None,
+        incarnation=0,
+        previous=None,
+        finished=False,
+        interval_steps=1,
+        run_id=None,
+        metadata=None,
+    ):
+        """Let ``peer`` publish at each of ``steps``, its weights being the step; return its publisher."""
+        publisher = Publisher(
+            store,
+            Life(
+                run_id=run_id or open_run(store),
+                peer=peer,
+                incarnation=incarnation,
+                interval_steps=interval_steps,
+                metadata=metadata or {},
+            ),
+            keep=None,
+            previous=previous,
+        )
+        for step in steps:
+            tensors = named_tensors(make_model(float(step)) if model is None else model)
+            publisher.publish(
+                tensors, Progress(step=step, samples=10 * step), finished=finished and step == steps[-1]
+            )
+        return publisher
+
+    return publish_snapshots
+
+
+@pytest.fixture
+def weight_of():
+    def weight(exchange, peer):
+        """Return the number that all weights of a teacher are."""
+        predictions = exchange.predict(torch.tensor([[1.0, 0.0, 0.0, 0.0]]), None)
+        (logits,) = [p.target.logits for p in predictions.peers if p.peer == peer]
+        # weight * 1 + bias, both the same number
+        return float(logits[0, 0]) / 2
+
+    return weight

@@ -1,0 +1,314 @@
+import pytest
+import torch
+
+from codistill.errors import CodistillWarning, PeerMismatchError, PeerMissingError, SnapshotError, StoreError
+from codistill.exchange.base import Progress
+from codistill.exchange.checkpoint import Lockstep
+from codistill.exchange.checkpoint.fetcher import Fetcher
+from codistill.testing.clock import FakeClock
+from codistill.testing.peers import run_peers
+
+PEERS = ["a", "b"]
+
+
+@pytest.fixture
+def lockstep(join):
+    def join_lockstep(store, peer, **options):
+        return join(store, peer, **{"peers": PEERS, "lockstep": Lockstep(timeout_s=20.0), **options})
+
+    return join_lockstep
+
+
+def step(exchange, number):
+    exchange.step(Progress(step=number))
+
+
+def fill(model, value):
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(value)
+
+
+def test_the_others_first_snapshots_are_waited_for(store, lockstep, weight_of, make_model):
+    def start(peer):
+        exchange = lockstep(store, peer, model=make_model(float(ord(peer))))
+        (teacher,) = exchange.teachers.values()
+        return teacher.step, weight_of(exchange, teacher.peer)
+
+    assert run_peers(start, PEERS) == {"a": (0, float(ord("b"))), "b": (0, float(ord("a")))}
+
+
+def test_every_step_teaches_with_the_weights_of_that_step(store, lockstep, weight_of, make_model):
+    peers, offsets = ["a", "b", "c"], {"a": 100.0, "b": 200.0, "c": 300.0}
+
+    def train(peer):
+        model = make_model(offsets[peer])
+        exchange = lockstep(store, peer, model=model, peers=peers, topology="all")
+        seen = [{other: weight_of(exchange, other) for other in exchange.teachers}]
+        for number in range(1, 6):
+            fill(model, offsets[peer] + number)
+            step(exchange, number)
+            seen.append({other: weight_of(exchange, other) for other in exchange.teachers})
+        return seen
+
+    for peer, seen in run_peers(train, peers).items():
+        assert seen == [
+            {other: offsets[other] + number for other in peers if other != peer} for number in range(6)
+        ]
+
+
+def test_a_ring_of_three_teaches_along_the_ring(store, lockstep):
+    def train(peer):
+        exchange = lockstep(store, peer, peers=["a", "b", "c"])
+        step(exchange, 1)
+        return {name: info.step for name, info in exchange.teachers.items()}
+
+    assert run_peers(train, "abc") == {"a": {"c": 1}, "b": {"a": 1}, "c": {"b": 1}}
+
+
+def test_nothing_happens_between_intervals(store, lockstep, publish):
+    publish(store, "b", [0, 3], interval_steps=3)
+    exchange = lockstep(store, "a", interval_steps=3)
+    before = len(store.calls)
+    step(exchange, 1)
+    step(exchange, 2)
+    assert len(store.calls) == before
+    step(exchange, 3)
+    assert exchange.teachers["b"].step == 3
+
+
+def test_a_peer_that_does_not_start_is_named(store, lockstep):
+    clock = FakeClock()
+    with pytest.raises(PeerMissingError, match=r"Peer 'b' did not publish step 0 within 30\.0 s") as caught:
+        lockstep(store, "a", clock=clock, lockstep=Lockstep(30.0))
+    assert (caught.value.peer, caught.value.step) == ("b", 0)
+    assert clock.monotonic() == pytest.approx(30.0)
+    assert isinstance(caught.value, TimeoutError)
+
+
+def test_a_peer_that_stops_is_named_with_the_step(store, lockstep, publish):
+    publish(store, "b", [0, 1])
+    clock = FakeClock()
+    exchange = lockstep(store, "a", clock=clock, lockstep=Lockstep(timeout_s=30.0))
+    step(exchange, 1)
+    with pytest.raises(PeerMissingError, match="Peer 'b' did not publish step 2") as caught:
+        step(exchange, 2)
+    assert (caught.value.peer, caught.value.step) == ("b", 2)
+    assert exchange.teachers["b"].step == 1
+
+
+def test_the_timeout_is_for_all_peers_together(store, lockstep, publish):
+    clock = FakeClock()
+    publish(store, "c", [0])
+    with pytest.raises(PeerMissingError, match="Peer 'b'"):
+        lockstep(store, "a", peers=["a", "b", "c"], clock=clock, lockstep=Lockstep(timeout_s=30.0))
+    assert clock.monotonic() == pytest.approx(30.0)
+
+
+def test_peers_that_do_not_teach_are_waited_for_too(store, lockstep, publish):
+    publish(store, "c", [0])  # the teacher of a in this ring
+    with pytest.raises(PeerMissingError, match="Peer 'b'"):
+        lockstep(store, "a", peers=["a", "b", "c"], clock=FakeClock())
+
+
+def test_unequal_intervals_are_refused(store, lockstep, publish):
+    publish(store, "b", [0], interval_steps=10)
+    message = "interval_steps must be the same for all peers in lockstep, got 5 here and 10 at peer 'b'"
+    with pytest.raises(PeerMismatchError, match=message) as caught:
+        lockstep(store, "a", interval_steps=5)
+    assert caught.value.peer == "b"
+
+
+def test_a_peer_that_is_ahead_teaches_with_its_older_snapshots(store, lockstep, publish, weight_of):
+    publish(store, "b", [0, 1, 2, 3])
+    clock = FakeClock()
+    exchange = lockstep(store, "a", clock=clock)
+    seen = [weight_of(exchange, "b")]
+    for number in (1, 2, 3):
+        step(exchange, number)
+        seen.append(weight_of(exchange, "b"))
+    assert seen == [0.0, 1.0, 2.0, 3.0]
+    assert clock.sleeps == []
+
+
+def test_walking_back_goes_through_earlier_lives(store, lockstep, publish, weight_of, make_model):
+    first = publish(store, "b", [0, 1])
+    resumed_after = first.previous
+    # What follows in that life was not in the state that b was resumed from, and is not in its past.
+    first.publish(dict(make_model(99.0).state_dict()), Progress(step=2), finished=False)
+    publish(store, "b", [2, 3], incarnation=1, previous=resumed_after)
+    exchange = lockstep(store, "a", clock=FakeClock())
+    seen = [(0, 0, weight_of(exchange, "b"))]
+    for number in (1, 2, 3):
+        step(exchange, number)
+        info = exchange.teachers["b"]
+        seen.append((info.incarnation, info.sequence, weight_of(exchange, "b")))
+    assert seen == [(0, 0, 0.0), (0, 1, 1.0), (1, 0, 2.0), (1, 1, 3.0)]
+
+
+def test_a_peer_without_a_snapshot_of_that_step_is_not_waited_for(store, lockstep, publish):
+    publish(store, "b", [0, 4])
+    clock = FakeClock()
+    exchange = lockstep(store, "a", clock=clock)
+    with pytest.raises(PeerMissingError, match="'b' is at step 4 and has no snapshot of step 1") as caught:
+        step(exchange, 1)
+    assert (caught.value.peer, caught.value.step) == ("b", 1)
+    assert clock.sleeps == []
+
+
+def test_a_peer_that_began_later_than_this_step_is_not_waited_for(store, lockstep, publish):
+    publish(store, "b", [4, 5])
+    clock = FakeClock()
+    with pytest.raises(PeerMissingError, match="'b' is at step 5 and has no snapshot of step 0"):
+        lockstep(store, "a", clock=clock)
+    assert clock.sleeps == []
+
+
+def test_the_last_snapshot_of_a_finished_peer_serves(store, lockstep, publish, weight_of):
+    publish(store, "b", [0, 1, 2], finished=True)
+    clock = FakeClock()
+    exchange = lockstep(store, "a", clock=clock)
+    seen = []
+    for number in range(1, 5):
+        step(exchange, number)
+        seen.append(weight_of(exchange, "b"))
+    assert seen == [1.0, 2.0, 2.0, 2.0]
+    assert clock.sleeps == []
+
+
+def test_a_peer_that_finishes_between_intervals_serves(store, lockstep, publish, weight_of):
+    publish(store, "b", [0, 10, 13], interval_steps=10, finished=True)
+    exchange = lockstep(store, "a", interval_steps=10, clock=FakeClock())
+    step(exchange, 10)
+    assert weight_of(exchange, "b") == 10.0
+    step(exchange, 20)
+    assert weight_of(exchange, "b") == 13.0
+
+
+def test_the_teacher_of_a_finished_peer_ages(store, lockstep, publish):
+    publish(store, "b", [0, 1], finished=True)
+    exchange = lockstep(store, "a", clock=FakeClock())
+    ages = []
+    for number in range(1, 4):
+        step(exchange, number)
+        ages.append(exchange.teachers["b"].age_steps)
+    assert ages == [0, 1, 2]
+
+
+def test_the_last_snapshot_of_a_finished_peer_is_downloaded_once(store, lockstep, publish):
+    publish(store, "b", [0, 1], finished=True)
+    exchange = lockstep(store, "a", clock=FakeClock())
+    for number in range(1, 4):
+        step(exchange, number)
+    assert store.count("read", key_contains="b/snapshots/0-1/shard") == 1
+    assert exchange.counters.fetched == []
+
+
+def test_a_finished_peer_that_comes_back_is_waited_for(store, lockstep, publish):
+    publish(store, "b", [0, 1], finished=True)
+    exchange = lockstep(store, "a", clock=FakeClock())
+    step(exchange, 1)
+    resumed = publish(store, "b", [], incarnation=1)
+    resumed.tell("running", Progress(step=1), {})
+    with pytest.raises(PeerMissingError, match="'b' did not publish step 2"):
+        step(exchange, 2)
+
+
+def test_a_finished_peer_without_status_serves(store, lockstep, publish, weight_of):
+    publish(store, "b", [0, 1], finished=True)
+    exchange = lockstep(store, "a", clock=FakeClock())
+    step(exchange, 5)
+    assert weight_of(exchange, "b") == 1.0
+
+
+def test_a_damaged_snapshot_is_raised(store, lockstep, publish):
+    publish(store, "b", [0, 1])
+    exchange = lockstep(store, "a")
+    store.faults.flip_bit(key_contains="b/snapshots/0-1/shard")
+    with pytest.raises(SnapshotError, match="'b'"):
+        step(exchange, 1)
+    assert exchange.teachers["b"].step == 0
+
+
+@pytest.mark.parametrize("verb", ["read", "write"])
+def test_a_store_that_fails_is_raised(store, lockstep, publish, verb):
+    publish(store, "b", [0, 1])
+    exchange = lockstep(store, "a")
+    store.faults.fail(verb)
+    with pytest.raises(StoreError):
+        step(exchange, 1)
+
+
+def test_all_snapshots_are_kept(store, lockstep, publish):
+    publish(store, "b", range(7))
+    exchange = lockstep(store, "a")
+    for number in range(1, 7):
+        step(exchange, number)
+    assert len(store.list_names("a/snapshots", limit=100)) == 7
+
+
+def test_a_resumed_peer_takes_the_very_snapshots_it_had(store, lockstep, publish, weight_of):
+    publish(store, "b", [0, 1, 2, 3])
+    exchange = lockstep(store, "a")
+    step(exchange, 1)
+    state = exchange.state_dict()
+    step(exchange, 2)
+    resumed = lockstep(store, "a", state=state, step=1)
+    assert resumed.teachers["b"].step == 1
+    assert weight_of(resumed, "b") == 1.0
+    step(resumed, 2)
+    assert weight_of(resumed, "b") == 2.0
+
+
+def test_a_resumed_peer_publishes_after_the_snapshot_of_its_state(store, lockstep, publish):
+    publish(store, "b", [0, 1, 2])
+    exchange = lockstep(store, "a")
+    step(exchange, 1)
+    state = exchange.state_dict()
+    step(exchange, 2)
+    resumed = lockstep(store, "a", state=state, step=1)
+    step(resumed, 2)
+    # Peer b, resumed too, must find step 1 of a behind the new step 2, not the abandoned one.
+    fetcher = Fetcher(store, run_id=None, max_bytes=None)
+    newest = fetcher.manifest(fetcher.pointer("a").manifest)
+    assert (newest.order, newest.step) == ((1, 0), 2)
+    assert fetcher.manifest(newest.previous).order == (0, 1)
+
+
+def test_a_saved_snapshot_that_is_gone_is_raised(store, lockstep, publish):
+    publish(store, "b", [0, 1])
+    exchange = lockstep(store, "a")
+    state = exchange.state_dict()
+    store.faults.vanish(key_contains="b/snapshots/0-0/")
+    with pytest.raises(StoreError, match="0-0"):
+        lockstep(store, "a", state=state)
+
+
+def test_a_state_saved_when_a_peer_was_missing_resumes_with_what_was_missing(store, lockstep, publish):
+    first = publish(store, "b", [0, 1])
+    exchange = lockstep(store, "a", clock=FakeClock())
+    step(exchange, 1)
+    with pytest.raises(PeerMissingError, match="resume this run later from its state_dict"):
+        step(exchange, 2)
+    state = exchange.state_dict()
+    publish(store, "b", [2], incarnation=1, previous=first.previous)
+    # The next batch is learnt with the snapshots of step 2, as if nothing had happened.
+    resumed = lockstep(store, "a", state=state, step=2, clock=FakeClock())
+    assert resumed.teachers["b"].step == 2
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1.0, float("nan")])
+def test_a_timeout_must_be_positive(timeout_s):
+    with pytest.raises(ValueError, match=f"timeout_s must be > 0, got {timeout_s}"):
+        Lockstep(timeout_s=timeout_s)
+
+
+def test_a_timeout_must_be_a_number():
+    with pytest.raises(TypeError, match="timeout_s must"):
+        Lockstep(timeout_s="30")
+
+
+def test_no_warning_is_due_to_lockstep_itself(store, publish, lockstep, recwarn):
+    publish(store, "b", [0])
+    lockstep(store, "a")
+    assert [warning for warning in recwarn if issubclass(warning.category, CodistillWarning)] == []

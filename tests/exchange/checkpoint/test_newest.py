@@ -1,0 +1,373 @@
+import pytest
+from torch import nn
+from typing_extensions import override
+
+from codistill.errors import CodistillWarning, PeerMissingError, SnapshotError
+from codistill.exchange.base import Progress
+from codistill.exchange.checkpoint import Membership, SnapshotOptions
+from codistill.exchange.teachers import TeacherOptions
+from codistill.stores.memory import MemoryStore
+from codistill.testing.clock import FakeClock
+from codistill.testing.peers import run_peers
+
+SHARD_OF_B = "b/snapshots/0-1/shard"
+
+
+@pytest.fixture
+def learner(store, join, publish):
+    """Return peer a of two, which holds the first snapshot of b, of step 1."""
+    publish(store, "b", [1])
+    exchange = join(store, "a", peers=["a", "b"])
+    assert exchange.teachers["b"].step == 1
+    return exchange
+
+
+def step(exchange, *numbers):
+    for number in numbers:
+        exchange.step(Progress(step=number))
+
+
+def publish_next(publish, store, number, **options):
+    """Let b go on from its first snapshot; later ones have later incarnations."""
+    publish(store, "b", [number], incarnation=number, **options)
+
+
+def test_a_peer_that_comes_first_has_no_teacher_and_waits_for_nobody(store, join):
+    clock = FakeClock()
+    exchange = join(store, "a", clock=clock)
+    assert dict(exchange.teachers) == {}
+    assert clock.sleeps == []
+
+
+def test_a_teacher_that_is_there_at_the_start_is_taken(learner, weight_of):
+    assert weight_of(learner, "b") == 1.0
+    assert learner.counters.bytes_fetched > 0
+
+
+def test_a_newer_snapshot_is_taken_at_the_interval(store, learner, publish, weight_of):
+    publish_next(publish, store, 5)
+    step(learner, 1)
+    assert weight_of(learner, "b") == 5.0
+    assert learner.counters.fetched == ["b"]
+    step(learner, 2)
+    assert learner.counters.fetched == []
+    assert learner.teachers["b"].age_steps == 1
+
+
+def test_nothing_is_read_between_intervals(store, join, publish):
+    publish(store, "b", [1])
+    exchange = join(store, "a", interval_steps=3)
+    before = len(store.calls)
+    step(exchange, 1)
+    step(exchange, 2)
+    assert len(store.calls) == before
+    step(exchange, 3)
+    assert len(store.calls) > before
+
+
+def test_a_snapshot_that_is_held_is_not_downloaded_again(store, learner):
+    before = store.count("read", key_contains="shard")
+    for number in range(1, 5):
+        step(learner, number)
+    assert store.count("read", key_contains="shard") == before
+
+
+def test_it_never_goes_back_to_an_older_snapshot(store, learner, publish, weight_of):
+    publish_next(publish, store, 5)
+    step(learner, 1)
+    old = store.read("b/latest.json", max_bytes=10**4)
+    publish_next(publish, store, 6)
+    step(learner, 2)
+    store.write("b/latest.json", old)  # somebody writes an old pointer
+    step(learner, 3)
+    assert weight_of(learner, "b") == 6.0
+
+
+def test_a_step_that_goes_back_in_a_new_life_is_newer(store, learner, publish, weight_of):
+    publish(store, "b", [90])
+    publish(store, "b", [2], incarnation=1)
+    step(learner, 1)
+    assert learner.teachers["b"].step == 2
+    assert learner.teachers["b"].incarnation == 1
+
+
+@pytest.mark.parametrize("fault", ["flip_bit", "truncate"])
+@pytest.mark.parametrize("document", ["shard", "manifest"])
+def test_a_damaged_snapshot_is_refused_with_one_warning(store, learner, publish, weight_of, fault, document):
+    publish_next(publish, store, 2)
+    arguments = [100] if fault == "truncate" else []
+    getattr(store.faults, fault)(*arguments, key_contains=f"2-0/{document}")
+    with pytest.warns(
+        CodistillWarning, match=r"Nothing new was taken from peer 'b' at step 1: .*2-0"
+    ) as caught:
+        step(learner, 1, 2, 3)
+    assert len(caught) == 1
+    assert weight_of(learner, "b") == 1.0
+    assert learner.teachers["b"].age_steps == 3
+    publish_next(publish, store, 3)
+    step(learner, 4)
+    assert weight_of(learner, "b") == 3.0
+
+
+def test_a_refused_snapshot_is_not_downloaded_again(store, learner, publish):
+    publish_next(publish, store, 2)
+    store.faults.flip_bit(key_contains="2-0/shard")
+    with pytest.warns(CodistillWarning):
+        step(learner, 1)
+    step(learner, 2)
+    assert store.count("read", key_contains="2-0/shard") == 1
+
+
+def test_trouble_that_comes_back_is_said_again(store, learner, publish):
+    for number, fails in ((1, True), (2, False), (3, True)):
+        publish_next(publish, store, number)
+        if fails:
+            store.faults.flip_bit(key_contains=f"{number}-0/shard")
+            with pytest.warns(CodistillWarning, match="Nothing new was taken"):
+                step(learner, number)
+        else:
+            step(learner, number)
+
+
+def test_a_damaged_pointer_is_warned_of_and_the_teacher_stays(store, learner, publish, weight_of):
+    store.write("b/latest.json", b'{"body": "')
+    with pytest.warns(CodistillWarning, match="'b' at step 1: .*pointer") as caught:
+        step(learner, 1, 2)
+    assert len(caught) == 1
+    assert weight_of(learner, "b") == 1.0
+    publish_next(publish, store, 3)
+    step(learner, 3)
+    assert weight_of(learner, "b") == 3.0
+
+
+@pytest.mark.parametrize("peers", [None, ["a", "b"]])
+def test_a_newcomer_that_cannot_be_read_is_warned_of_once(store, join, publish, peers):
+    exchange = join(store, "a", peers=peers)
+    publish(store, "b", [1], run_id="dead")
+    with pytest.warns(CodistillWarning, match="'b' at step 1: .* must be of run") as caught:
+        step(exchange, 1, 2)
+    assert len(caught) == 1
+
+
+def test_a_snapshot_of_another_run_is_refused(store, learner, publish, weight_of):
+    publish_next(publish, store, 2, run_id="dead")
+    with pytest.warns(CodistillWarning, match="must be of run .*, got dead") as caught:
+        step(learner, 1, 2)
+    assert len(caught) == 1
+    assert weight_of(learner, "b") == 1.0
+
+
+def test_a_snapshot_of_another_architecture_is_refused(store, learner, publish, weight_of, make_model):
+    publish_next(publish, store, 2, model=make_model(classes=7))
+    with pytest.warns(CodistillWarning, match=r"does not fit this model.*build=") as caught:
+        step(learner, 1, 2)
+    assert len(caught) == 1
+    assert weight_of(learner, "b") == 1.0
+    assert store.count("read", key_contains="2-0/shard") == 0
+
+
+def test_a_snapshot_that_is_too_large_is_refused_before_its_download(store, join, publish, make_model):
+    exchange = join(store, "a", snapshots=SnapshotOptions(max_bytes=20))
+    publish(store, "b", [1])
+    with pytest.warns(CodistillWarning, match="must be at most 20 bytes"):
+        step(exchange, 1)
+    assert dict(exchange.teachers) == {}
+    assert store.count("read", key_contains="b/snapshots/0-0/shard") == 0
+
+
+def test_by_default_four_times_the_students_size_is_allowed_and_a_mebibyte(store, join, publish, make_model):
+    exchange = join(store, "a", teachers=TeacherOptions(build=lambda info: nn.Linear(4, 60_000)))
+    publish(store, "b", [1], model=nn.Linear(4, 60_000))  # 1.2 MB
+    with pytest.warns(CodistillWarning, match="must be at most 1048576 bytes"):
+        step(exchange, 1)
+
+
+def test_a_snapshot_that_vanishes_stays_the_former_teacher(store, learner, publish, weight_of):
+    publish_next(publish, store, 2)
+    store.faults.vanish(key_contains="b/snapshots/2-0/")
+    with pytest.warns(CodistillWarning, match="'b' at step 1: .*vanish") as caught:
+        step(learner, 1, 2)
+    assert len(caught) == 1
+    assert weight_of(learner, "b") == 1.0
+    store.faults.clear()
+    step(learner, 3)
+    assert weight_of(learner, "b") == 2.0
+
+
+class Busy(MemoryStore):
+    """Something happens in it just before a key is read for the first time."""
+
+    def __init__(self):
+        super().__init__()
+        self.happens_before_reading = {}
+
+    @override
+    def _read(self, key, *, max_bytes, start):
+        self.happens_before_reading.pop(key, lambda: None)()
+        return super()._read(key, max_bytes=max_bytes, start=start)
+
+
+@pytest.mark.parametrize("document", ["manifest.json", "shard-00001-of-00001.safetensors"])
+def test_a_snapshot_that_is_replaced_while_it_is_read_gives_the_new_one(join, publish, weight_of, document):
+    store = Busy()
+    exchange = join(store, "a")
+    publish(store, "b", [1])
+
+    def replace():
+        publish(store, "b", [2], incarnation=1)
+        store.delete(f"b/snapshots/0-0/{document}")
+
+    store.happens_before_reading[f"b/snapshots/0-0/{document}"] = replace
+    step(exchange, 1)
+    assert weight_of(exchange, "b") == 2.0
+
+
+def test_a_store_that_is_away_for_a_while_is_said_once(store, learner, publish, weight_of):
+    publish_next(publish, store, 2)
+    for verb in ("read", "write", "create", "delete", "list_names"):
+        store.faults.fail(verb)
+    with pytest.warns(CodistillWarning) as caught:
+        step(learner, 1, 2, 3)
+    assert weight_of(learner, "b") == 1.0
+    store.faults.clear()
+    step(learner, 4)
+    assert weight_of(learner, "b") == 2.0
+    assert learner.counters.publishes == 1
+    assert [str(warning.message).count("Training goes on") for warning in caught] == [1]
+
+
+def test_a_store_that_is_away_for_peers_without_names_is_survived(store, join, publish, weight_of):
+    publish(store, "b", [1])
+    exchange = join(store, "a")
+    for verb in ("read", "write", "list_names"):
+        store.faults.fail(verb)
+    with pytest.warns(CodistillWarning):
+        step(exchange, 1)
+    assert weight_of(exchange, "b") == 1.0
+    store.faults.clear()
+    publish(store, "b", [2], incarnation=1)
+    step(exchange, 2)
+    assert weight_of(exchange, "b") == 2.0
+
+
+def test_a_pointer_that_cannot_be_read_is_warned_of_once(store, learner, publish, weight_of):
+    store.faults.fail("read", key_contains="b/latest")
+    with pytest.warns(CodistillWarning, match="Nothing new was taken from peer 'b'") as caught:
+        step(learner, 1, 2)
+    assert len(caught) == 1
+    assert weight_of(learner, "b") == 1.0
+
+
+def test_a_pointer_that_is_gone_leaves_the_teacher(store, join, publish, weight_of):
+    publish(store, "b", [1])
+    exchange = join(store, "a")
+    store.faults.vanish(key_contains="b/latest")  # such as an empty mount point
+    step(exchange, 1)
+    assert weight_of(exchange, "b") == 1.0
+
+
+def test_a_joiner_is_picked_up(store, join, publish, weight_of):
+    exchange = join(store, "a", topology="all")
+    step(exchange, 1)
+    assert dict(exchange.teachers) == {}
+    publish(store, "b", [1])
+    step(exchange, 2)
+    assert list(exchange.teachers) == ["b"]
+    publish(store, "c", [2])
+    step(exchange, 3)
+    assert list(exchange.teachers) == ["b", "c"]
+    assert weight_of(exchange, "c") == 2.0
+
+
+def test_a_joiner_changes_the_ring(store, join, publish):
+    publish(store, "b", [1])
+    exchange = join(store, "a")
+    publish(store, "c", [2])
+    step(exchange, 1)
+    assert list(exchange.teachers) == ["c"]
+
+
+def test_a_peer_that_has_left_stays_a_teacher(store, join, weight_of, make_model):
+    leaver = join(store, "b", model=make_model(4.0))
+    leaver.step(Progress(step=1))
+    exchange = join(store, "a")
+    leaver.close(Progress(step=1), publish=False)
+    for number in range(1, 6):
+        step(exchange, number)
+    assert weight_of(exchange, "b") == 4.0
+    assert exchange.teachers["b"].age_steps == 5
+
+
+def test_a_finished_peer_stays_a_teacher(store, join, weight_of, make_model):
+    leaver = join(store, "b", model=make_model(4.0))
+    leaver.close(Progress(step=1), publish=True)
+    exchange = join(store, "a")
+    step(exchange, 1)
+    assert weight_of(exchange, "b") == 4.0
+
+
+def test_no_more_teachers_than_allowed(store, join, publish):
+    for peer in "bcdefg":
+        publish(store, peer, [1])
+    exchange = join(store, "a", topology="all", teachers=TeacherOptions(max_teachers=2))
+    assert list(exchange.teachers) == ["b", "c"]
+
+
+STRICT = {"membership": Membership(start_with_peers=1)}
+
+
+def test_at_the_start_a_snapshot_that_cannot_be_used_is_raised_if_peers_are_asked_for(
+    store, join, publish, make_model
+):
+    publish(store, "b", [1], model=make_model(classes=7))
+    with pytest.raises(SnapshotError, match="does not fit this model"):
+        join(store, "a", **STRICT)
+
+
+def test_a_joiner_starts_beside_a_snapshot_that_cannot_be_used(store, join, publish, make_model):
+    publish(store, "b", [1], model=make_model(classes=7))
+    with pytest.warns(CodistillWarning, match="does not fit this model"):
+        exchange = join(store, "a", topology="all")
+    publish(store, "c", [2])
+    step(exchange, 1)
+    assert list(exchange.teachers) == ["c"]
+
+
+@pytest.mark.parametrize("peers", [None, ["a", "b"]])
+def test_a_joiner_starts_beside_a_pointer_that_cannot_be_read(store, join, publish, peers):
+    publish(store, "b", [1])
+    store.faults.fail("read", times=1, key_contains="b/latest")
+    with pytest.warns(CodistillWarning, match="Nothing new was taken from peer 'b' at step 0"):
+        exchange = join(store, "a", peers=peers)
+    step(exchange, 1)
+    assert list(exchange.teachers) == ["b"]
+
+
+def test_start_with_peers_publishes_step_0_and_waits(store, join, make_model):
+    options = {"membership": Membership(start_with_peers=2, start_timeout_s=30)}
+
+    def start(peer):
+        exchange = join(store, peer, model=make_model(float(ord(peer))), **options)
+        return (
+            exchange.counters.publishes,
+            list(exchange.teachers),
+            [info.step for info in exchange.teachers.values()],
+        )
+
+    assert run_peers(start, "abc") == {"a": (1, ["c"], [0]), "b": (1, ["a"], [0]), "c": (1, ["b"], [0])}
+
+
+def test_start_with_peers_gives_up_in_time(store, join, publish):
+    publish(store, "b", [0], model=None)
+    clock = FakeClock()
+    message = r"start_with_peers must be met within 60 s, got 1 of 2 other peers: b\."
+    with pytest.raises(PeerMissingError, match=message) as caught:
+        join(store, "a", clock=clock, membership=Membership(start_with_peers=2, start_timeout_s=60))
+    assert caught.value.step == 0
+    assert clock.monotonic() == pytest.approx(60.0)
+
+
+def test_start_with_peers_tells_why_a_peer_does_not_count(store, join):
+    store.write("b/latest.json", b"{}")
+    with pytest.raises(PeerMissingError, match=r"pointer at 'b/latest.json'"):
+        join(store, "a", clock=FakeClock(), membership=Membership(start_with_peers=1, start_timeout_s=1))

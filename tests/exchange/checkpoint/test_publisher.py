@@ -1,0 +1,248 @@
+import json
+
+import pytest
+import torch
+from torch import nn
+from typing_extensions import override
+
+from codistill.errors import StoreError
+from codistill.exchange.base import Progress
+from codistill.exchange.checkpoint.fetcher import Fetcher, load_snapshot
+from codistill.exchange.checkpoint.publisher import Life, Publisher, SnapshotOptions
+from codistill.parallel.weights import named_tensors
+from codistill.snapshots.status import Status
+from codistill.stores.memory import MemoryStore
+
+SHARD = "shard-00001-of-00001.safetensors"
+
+
+def life(incarnation=0):
+    return Life(
+        run_id="c0ffee", peer="a", incarnation=incarnation, interval_steps=5, metadata={"arch": "mlp"}
+    )
+
+
+def weights(value=0.0):
+    return {"weight": torch.full((2, 3), value), "steps": torch.tensor(int(value))}
+
+
+def written(store):
+    return [call.key for call in store.calls if call.verb == "write"]
+
+
+def test_shards_come_before_the_manifest_and_the_pointer_comes_last(store):
+    Publisher(store, life(), keep=None).publish(weights(), Progress(), finished=False)
+    assert written(store) == [f"a/snapshots/0-0/{SHARD}", "a/snapshots/0-0/manifest.json", "a/latest.json"]
+
+
+def test_what_is_published_can_be_read(store):
+    publisher = Publisher(store, life(), keep=None)
+    publisher.publish(weights(2.0), Progress(step=10, samples=640, task_loss=0.5), finished=True)
+    state, info = load_snapshot(store, "a")
+    assert torch.equal(state["weight"], torch.full((2, 3), 2.0))
+    assert state["steps"].dtype == torch.int64
+    assert (info.peer, info.incarnation, info.sequence, info.step, info.samples) == ("a", 0, 0, 10, 640)
+    assert (info.task_loss, info.interval_steps, info.finished) == (0.5, 5, True)
+    assert info.metadata == {"arch": "mlp"}
+
+
+def test_a_loss_that_is_not_finite_is_published_as_unknown(store):
+    Publisher(store, life(), keep=None).publish(weights(), Progress(task_loss=float("nan")), finished=False)
+    assert load_snapshot(store, "a")[1].task_loss is None
+
+
+def test_publish_returns_what_it_wrote(store):
+    size = Publisher(store, life(), keep=None).publish(weights(), Progress(), finished=False)
+    assert size == sum(len(store.read(key, max_bytes=10**6)) for key in written(store))
+
+
+@pytest.mark.parametrize("broken", [SHARD, "manifest.json", "latest.json"])
+def test_a_publish_that_fails_leaves_the_one_before(store, broken):
+    publisher = Publisher(store, life(), keep=None)
+    publisher.publish(weights(1.0), Progress(step=5), finished=False)
+    store.faults.fail("write", times=1, key_contains=broken)
+    with pytest.raises(StoreError):
+        publisher.publish(weights(2.0), Progress(step=10), finished=False)
+    assert load_snapshot(store, "a")[1].step == 5
+    publisher.publish(weights(3.0), Progress(step=15), finished=False)
+    state, info = load_snapshot(store, "a")
+    assert info.step == 15
+    assert torch.equal(state["weight"], torch.full((2, 3), 3.0))
+
+
+def test_previous_leads_back_to_the_first_snapshot(store):
+    publisher = Publisher(store, life(), keep=None)
+    for step in (0, 5, 10):
+        publisher.publish(weights(step), Progress(step=step), finished=False)
+    fetcher = Fetcher(store, run_id="c0ffee", max_bytes=None)
+    steps, reference = [], fetcher.pointer("a").manifest
+    while reference is not None:
+        manifest = fetcher.manifest(reference)
+        steps.append(manifest.step)
+        reference = manifest.previous
+    assert steps == [10, 5, 0]
+
+
+def test_previous_leads_into_the_life_before(store):
+    first = Publisher(store, life(), keep=None)
+    first.publish(weights(), Progress(step=5), finished=False)
+    second = Publisher(store, life(1), keep=None, previous=first.previous)
+    second.publish(weights(), Progress(step=5), finished=False)
+    manifest = Fetcher(store, run_id=None, max_bytes=None).manifest(second.previous)
+    assert manifest.order == (1, 0)
+    assert manifest.previous == first.previous
+
+
+def test_keep_deletes_the_oldest(store):
+    publisher = Publisher(store, life(), keep=2)
+    for step in range(4):
+        publisher.publish(weights(step), Progress(step=step), finished=False)
+    assert store.list_names("a/snapshots", limit=10) == ["0-2", "0-3"]
+    assert publisher.kept == ((0, 2), (0, 3))
+
+
+def test_the_manifest_is_deleted_before_the_shard(store):
+    publisher = Publisher(store, life(), keep=1)
+    for step in range(2):
+        publisher.publish(weights(step), Progress(step=step), finished=False)
+    deleted = [call.key for call in store.calls if call.verb == "delete"]
+    assert deleted == ["a/snapshots/0-0/manifest.json", f"a/snapshots/0-0/{SHARD}"]
+
+
+def test_keep_none_deletes_nothing(store):
+    publisher = Publisher(store, life(), keep=None)
+    for step in range(5):
+        publisher.publish(weights(step), Progress(step=step), finished=False)
+    assert len(store.list_names("a/snapshots", limit=10)) == 5
+    assert store.count("delete") == 0
+
+
+def test_keep_counts_those_of_an_earlier_life(store):
+    first = Publisher(store, life(), keep=2)
+    for step in range(2):
+        first.publish(weights(step), Progress(step=step), finished=False)
+    second = Publisher(store, life(1), keep=2, previous=first.previous, kept=first.kept)
+    second.publish(weights(), Progress(), finished=False)
+    assert store.list_names("a/snapshots", limit=10) == ["0-1", "1-0"]
+
+
+def test_a_delete_that_fails_does_not_undo_the_publish(store):
+    publisher = Publisher(store, life(), keep=1)
+    publisher.publish(weights(1.0), Progress(step=1), finished=False)
+    store.faults.fail("delete", times=1)
+    assert publisher.publish(weights(2.0), Progress(step=2), finished=False) > 0
+    publisher.publish(weights(3.0), Progress(step=3), finished=False)
+    assert store.list_names("a/snapshots", limit=10) == ["0-2"]
+
+
+class LostAnswers(MemoryStore):
+    """Does what it is asked, and sometimes reports an error all the same, as the contract allows."""
+
+    loses_answer_to = None
+
+    @override
+    def _write(self, key, content):
+        super()._write(key, content)
+        if key == self.loses_answer_to:
+            raise StoreError("The connection was lost.", key=key)
+
+
+def test_a_snapshot_that_may_have_been_seen_is_never_written_again():
+    store = LostAnswers()
+    publisher = Publisher(store, life(), keep=None)
+    store.loses_answer_to = "a/latest.json"
+    with pytest.raises(StoreError):
+        publisher.publish(weights(1.0), Progress(step=5), finished=False)
+    store.loses_answer_to = None
+    fetcher = Fetcher(store, run_id="c0ffee", max_bytes=None)
+    seen = fetcher.pointer("a")
+    publisher.publish(weights(2.0), Progress(step=10), finished=False)
+    assert fetcher.pointer("a").order > seen.order
+    assert fetcher.manifest(seen.manifest).step == 5
+
+
+def test_digests_of_the_last_four_snapshots_are_remembered(store):
+    publisher = Publisher(store, life(), keep=None)
+    for step in range(6):
+        publisher.publish(weights(step), Progress(step=step), finished=False)
+    assert list(publisher.digests) == [2, 3, 4, 5]
+    assert len(set(publisher.digests.values())) == 4
+
+
+def test_equal_weights_have_equal_digests(store):
+    publishers = [Publisher(store, life(incarnation), keep=None) for incarnation in range(2)]
+    for publisher in publishers:
+        publisher.publish(weights(1.0), Progress(), finished=False)
+    assert publishers[0].digests == publishers[1].digests
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_status_tells_how_far_a_peer_is(store, finished):
+    publisher = Publisher(store, life(3), keep=None)
+    progress = Progress(step=7, samples=70, task_loss=0.25, distillation_loss=float("inf"))
+    publisher.tell("running", progress, {"b": (1, 2)})
+    publisher.tell("finished" if finished else "left", progress, {})
+    status = Status.from_json(store.read("a/status.json", max_bytes=10**4), key="a/status.json")
+    assert (status.peer, status.incarnation, status.heartbeat) == ("a", 3, 2)
+    assert (status.step, status.samples, status.task_loss, status.distillation_loss) == (7, 70, 0.25, None)
+    assert status.state == ("finished" if finished else "left")
+
+
+def test_status_tells_what_a_peer_reads(store):
+    Publisher(store, life(), keep=None).tell("running", Progress(), {"b": (1, 2)})
+    assert json.loads(store.read("a/status.json", max_bytes=10**4))["reading"] == {"b": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    ("tensor", "kind"),
+    [
+        (torch.zeros(2, dtype=torch.complex64), "dtype torch.complex64"),
+        (torch.zeros(2, 2).to_sparse(), "layout torch.sparse_coo"),
+    ],
+)
+def test_a_tensor_that_cannot_be_held_is_named(store, tensor, kind):
+    with pytest.raises(TypeError, match=rf"state\['odd'\] must be .*, got .*{kind}"):
+        Publisher(store, life(), keep=None).publish({"odd": tensor}, Progress(), finished=False)
+    assert written(store) == []
+
+
+def test_integers_booleans_and_half_precision_keep_every_bit(store):
+    model = nn.BatchNorm1d(3)
+    model.register_buffer("mask", torch.tensor([True, False]))
+    model.register_buffer("ids", torch.tensor([2**62 + 1]))
+    model.register_buffer("scale", torch.tensor([1.0009765625], dtype=torch.float16))
+    model.num_batches_tracked.fill_(7)
+    Publisher(store, life(), keep=None).publish(named_tensors(model), Progress(), finished=False)
+    state, _ = load_snapshot(store, "a")
+    for name, tensor in model.state_dict().items():
+        assert state[name].dtype == tensor.dtype
+        assert torch.equal(state[name], tensor)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"codec": "zip"}, "codec must be one of 'exact', got 'zip'"),
+        ({"keep": 0}, "keep must be >= 1, got 0"),
+        ({"max_bytes": 0}, "max_bytes must be >= 1, got 0"),
+    ],
+)
+def test_wrong_values_of_snapshot_options_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        SnapshotOptions(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"keep": "2"}, "keep must"),
+        ({"keep": 1.5}, "keep must"),
+        ({"keep": True}, "keep must"),
+        ({"max_bytes": "1 GB"}, "max_bytes must"),
+        ({"metadata": 5}, "metadata must be a mapping, got int"),
+        ({"metadata": {"when": object()}}, r"metadata\['when'\] must"),
+    ],
+)
+def test_wrong_types_of_snapshot_options_are_named(options, message):
+    with pytest.raises(TypeError, match=message):
+        SnapshotOptions(**options)

@@ -1,0 +1,40 @@
+"""README and docs say what is so."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from codistill.lab.comparison import read_comparison
+from codistill.lab.report.markdown import comparison_markdown
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+
+
+def test_readme_shows_the_demo_s_table_and_verdicts_as_they_came_out() -> None:
+    shown = (ROOT / "README.md").read_text()
+    for line in comparison_markdown(read_comparison(ROOT / "docs" / "results" / "demo.json")).splitlines():
+        assert line in shown
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_make_targets_that_pages_name_exist(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"(?:^ {4}|`)make ([a-z-]+)", page.read_text(), re.MULTILINE))
+    assert named <= targets
+
+
+def test_every_python_file_that_architecture_names_exists() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    names = {path.name for path in (ROOT / "src").rglob("*.py")} | {
+        path.name for path in (ROOT / "tests").rglob("*.py")
+    }
+    for named in re.findall(r"`(?:[a-z_]+/)*([a-z_]+\.py)`", text):
+        assert named in names, named
