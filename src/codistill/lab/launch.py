@@ -1,0 +1,193 @@
+"""Train recipes: every peer a job of its own, runs in turn, what is finished already left alone."""
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from codistill.lab import methods, results, tasks
+from codistill.lab.checkpoint import CHECKPOINT
+from codistill.lab.data_root import data_root
+from codistill.lab.folder import RunFolder
+from codistill.lab.job import Job, save_job
+from codistill.lab.methods.base import Plan
+from codistill.lab.processes import run_jobs
+from codistill.lab.recipe import Recipe
+from codistill.lab.results import PeerResult
+
+OnProgress = Callable[[str, int, int], None]
+"""Called with the label of an arm, its updates done, and its updates in all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchOptions:
+    """Where and how jobs run; nothing here changes what is trained."""
+
+    data_root: Path | None = None
+    """Folder that holds the data sets' folders; `codistill.lab.data_root` if not given."""
+    device: str = "auto"
+    """"auto", "cpu", "cuda", or another device of torch."""
+    read_test: bool = True
+    """Whether the test set is read, at the end of each run; a search leaves it alone."""
+    keep_exchange: Literal["all", "first", "none"] = "all"
+    """Of which runs the store of the peers is kept: all, that of the first seed, or none."""
+
+
+def check(recipes: Sequence[Recipe], *, options: LaunchOptions | None = None) -> None:
+    """Check that recipes can be trained here, before a folder is made for them; decode their data if need be.
+
+    Raises:
+        RecipeError: If a recipe cannot be trained.
+        DataMissingError: If the data of a task are not there.
+        ExtraMissingError: If a package that reads them is not installed.
+    """
+    options = options or LaunchOptions()
+    for recipe in recipes:
+        methods.method(recipe.method).plan(recipe)
+    for task in sorted({recipe.task for recipe in recipes}):
+        tasks.task_class(task).prepare(data_root(options.data_root))
+
+
+def launch(
+    folder: RunFolder,
+    recipes: Sequence[Recipe],
+    *,
+    options: LaunchOptions | None = None,
+    on_progress: OnProgress | None = None,
+) -> list[PeerResult]:
+    """Train recipes in turn, each peer in a job of its own; skip what the folder has already.
+
+    A peer that has a checkpoint goes on from there. If a peer fails, the others are ended; so are all
+    if this function is interrupted.
+
+    Args:
+        folder: The results folder.
+        recipes: What to train, of the same number of peers and ranks, each with its own label or seed.
+        options: Where and how.
+        on_progress: Called several times a second, for the arm being trained and for those that finish.
+
+    Returns:
+        The results of all peers of all recipes, in order.
+
+    Raises:
+        RecipeError: If a recipe cannot be trained.
+        DataMissingError: If the data of a task are not there.
+        ExtraMissingError: If a package that reads them is not installed.
+        ValueError: If the recipes differ in peers or ranks.
+        CodistillError: If a job fails; the message ends with its traceback.
+
+    **Blocks**: until all have finished.
+
+    **On failure**: results and checkpoints written so far stay, and a second call goes on from them.
+    """
+    options = options or LaunchOptions()
+    plan = _common_plan(recipes)
+    runs = _Runs(folder, recipes, plan, options)
+    left = runs.unfinished()
+    check(left, options=options)
+    for recipe in left:
+        runs.prepare(recipe)
+    if left:
+        jobs = _write_jobs(folder, left, plan, options)
+        run_jobs(jobs, ranks=plan.ranks, on_poll=lambda: runs.report(on_progress))
+    runs.report(on_progress)
+    return [folder.result(recipe.label, recipe.seed, peer) for recipe in recipes for peer in plan.peers]
+
+
+def _common_plan(recipes: Sequence[Recipe]) -> Plan:
+    plans = [methods.method(recipe.method).plan(recipe) for recipe in recipes]
+    shapes = {(plan.peers, plan.ranks) for plan in plans}
+    if len(shapes) != 1:
+        raise ValueError(
+            f"recipes must have the same peers and ranks, got {len(shapes)} different pairs. "
+            "Launch them one after another."
+        )
+    return plans[0]
+
+
+class _Runs:
+    """The runs of one launch, and how far they have come."""
+
+    def __init__(
+        self, folder: RunFolder, recipes: Sequence[Recipe], plan: Plan, options: LaunchOptions
+    ) -> None:
+        self._folder, self._recipes, self._plan, self._options = folder, recipes, plan, options
+        # Runs before this one have finished and are looked at no more.
+        self._current = 0
+        self._done: Counter[str] = Counter()
+        self._total: Counter[str] = Counter()
+        for recipe in recipes:
+            self._total[recipe.label] += recipe.updates
+
+    def unfinished(self) -> list[Recipe]:
+        return [recipe for recipe in self._recipes if not self._has_finished(recipe)]
+
+    def prepare(self, recipe: Recipe) -> None:
+        """Clear away what a run left that cannot be gone on from."""
+        folders = [self._peer_path(recipe, peer) for peer in self._plan.peers]
+        if not all((path / results.RESULT).exists() or (path / CHECKPOINT).exists() for path in folders):
+            shutil.rmtree(self._folder.seed_path(recipe.label, recipe.seed), ignore_errors=True)
+
+    def report(self, on_progress: OnProgress | None) -> None:
+        """Tell how far the runs have come, and clear away what is not to be kept."""
+        while self._current < len(self._recipes) and self._has_finished(self._recipes[self._current]):
+            finished = self._recipes[self._current]
+            self._discard_exchange(finished)
+            self._done[finished.label] += finished.updates
+            self._current += 1
+            self._tell(on_progress, finished.label, 0)
+        if self._current < len(self._recipes):
+            recipe = self._recipes[self._current]
+            self._tell(on_progress, recipe.label, self._updates_done(recipe))
+
+    def _tell(self, on_progress: OnProgress | None, label: str, updates: int) -> None:
+        if on_progress is not None:
+            on_progress(label, self._done[label] + updates, self._total[label])
+
+    def _updates_done(self, recipe: Recipe) -> int:
+        rows = 0
+        for peer in self._plan.peers:
+            path = self._peer_path(recipe, peer) / results.METRICS
+            rows += path.read_bytes().count(b"\n") if path.exists() else 0
+        return min(rows * recipe.evaluate_every // len(self._plan.peers), recipe.updates)
+
+    def _has_finished(self, recipe: Recipe) -> bool:
+        return all((self._peer_path(recipe, peer) / results.RESULT).exists() for peer in self._plan.peers)
+
+    def _discard_exchange(self, recipe: Recipe) -> None:
+        keep = self._options.keep_exchange
+        if keep == "none" or (keep == "first" and recipe.seed != self._folder.seeds[0]):
+            path = self._folder.exchange_path(recipe.label, recipe.seed)
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _peer_path(self, recipe: Recipe, peer: str) -> Path:
+        return self._folder.peer_path(recipe.label, recipe.seed, peer)
+
+
+def _write_jobs(folder: RunFolder, recipes: list[Recipe], plan: Plan, options: LaunchOptions) -> list[Job]:
+    logs = folder.logs_path(recipes[0].label)
+    logs.mkdir(parents=True, exist_ok=True)
+    jobs = []
+    for peer in plan.peers:
+        left = [
+            recipe
+            for recipe in recipes
+            if not (folder.peer_path(recipe.label, recipe.seed, peer) / results.RESULT).exists()
+        ]
+        job = Job(
+            peer=peer,
+            recipes=tuple(left),
+            out=folder.path.resolve(),
+            logs=logs.resolve(),
+            data_root=data_root(options.data_root).resolve(),
+            device=options.device,
+            read_test=options.read_test,
+        )
+        for rank in range(plan.ranks):
+            job.traceback_path(rank).unlink(missing_ok=True)
+        save_job(job)
+        if left:
+            jobs.append(job)
+    return jobs

@@ -1,0 +1,147 @@
+"""What a method adds to a plain training loop."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from codistill.errors import RecipeError
+from codistill.lab import recipe as recipes
+from codistill.lab.recipe import Recipe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a recipe becomes under its method."""
+
+    peers: tuple[str, ...]
+    """Names of the models, each a job of its own."""
+    ranks: int
+    """Processes of every job."""
+    batch_size: int
+    """Samples an update of every process."""
+    parts: tuple[str, ...]
+    """Names of the parts that the training data are divided into; peer x trains on part x."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Which process of which job this is."""
+
+    peer: str
+    """Name of the peer that the job trains."""
+    rank: int = 0
+    """Rank of the process within the job."""
+    exchange: Path
+    """Folder that the peers of the run share."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Costs:
+    """What a method has cost since the start of the run, earlier lives included."""
+
+    stall_s: float = 0.0
+    """Seconds spent in the exchange with other peers."""
+    bytes_published: int = 0
+    """Bytes of weights written for other peers."""
+    bytes_fetched: int = 0
+    """Bytes of weights read from other peers."""
+    bytes_all_reduced: int = 0
+    """Bytes this rank sent to average gradients."""
+    teacher_share: float | None = None
+    """Share of the updates that had a teacher; None for methods without teachers."""
+    teacher_samples: int = 0
+    """Samples that went through teachers, once for each teacher."""
+
+
+class Method(ABC):
+    """One way to train: met by the trainer at fixed points of an otherwise plain loop.
+
+    The trainer builds the model, calls `wrap` once, then for every update `loss` and `step` in turn, and
+    `close` at the end. A method is built anew for every run.
+
+    **Ranks**: every rank of a job has one and calls it alike.
+    """
+
+    def __init__(self, recipe: Recipe, place: Place) -> None:
+        self._recipe = recipe
+        self._place = place
+        self._plan = self.plan(recipe)
+
+    @classmethod
+    def plan(cls, recipe: Recipe) -> Plan:
+        """Return which jobs a recipe becomes.
+
+        Raises:
+            RecipeError: If the method cannot train it.
+        """
+        models, ranks = cls._jobs(recipe)
+        shares = models * ranks
+        if recipe.batch_size % shares:
+            raise RecipeError(
+                f"batch_size must be a multiple of the {shares} processes that share it, got "
+                f"{recipe.batch_size}. Change it, or the peers or ranks, in recipe {recipe.name!r}."
+            )
+        parts = recipe.parts or models
+        if parts < models:
+            raise RecipeError(
+                f"parts must be >= {models}, one for each peer, got {parts}. "
+                f"Change it in recipe {recipe.name!r}."
+            )
+        return Plan(
+            peers=recipes.peer_names(models),
+            ranks=ranks,
+            batch_size=recipe.batch_size // shares,
+            parts=recipes.peer_names(parts),
+        )
+
+    @classmethod
+    @abstractmethod
+    def _jobs(cls, recipe: Recipe) -> tuple[int, int]:
+        """Return how many models the recipe trains, and how many ranks each model has."""
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """Return the module to call in the training loop; the model itself unless a method wraps it."""
+        return model
+
+    def loss(self, logits: Tensor, inputs: Tensor) -> Tensor | None:  # noqa: ARG002 - for subclasses
+        """Return what is added to the task loss, or None for nothing.
+
+        Args:
+            logits: [batch, classes], with gradient.
+            inputs: What the model was called with.
+        """
+        return None
+
+    def step(self, *, task_loss: Tensor, samples: int) -> Tensor | None:  # noqa: ARG002 - for subclasses
+        """Hear of an optimizer step.
+
+        Args:
+            task_loss: Of this rank, detached.
+            samples: Of the whole peer, at this step.
+
+        Returns:
+            The unweighted distillation loss of the step, detached; None if there was none.
+        """
+        return None
+
+    def mean_over_ranks(self, value: Tensor) -> Tensor:
+        """Return the mean of a number over the ranks of the peer."""
+        return value
+
+    def costs(self) -> Costs:
+        """Return what the method has cost so far."""
+        return Costs()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs; numbers, strings, lists, dicts and tensors only."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027 - nothing to load is a fine answer
+        """Take over the state of an earlier life, after `wrap` and before the first `loss`."""
+
+    def close(self) -> None:  # noqa: B027 - nothing to close is a fine answer
+        """End the run."""

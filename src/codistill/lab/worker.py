@@ -1,0 +1,92 @@
+"""The program that every rank of every peer runs: ``torchrun -m codistill.lab.worker JOB.json``.
+
+It trains the recipes of the job in turn, so that several runs share one start of PyTorch. With a second
+argument, ``--end-with-stdin``, it ends when its standard input does: the launcher holds the other end of that
+pipe, and however it dies, no job outlives it.
+"""
+
+import os
+import sys
+import threading
+import traceback
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from codistill.lab import tasks
+from codistill.lab.folder import RunFolder
+from codistill.lab.job import Job, load_job
+from codistill.lab.methods.base import Place
+from codistill.lab.tasks.base import Task
+from codistill.lab.trainer import Trainer
+
+END_WITH_STDIN = "--end-with-stdin"
+
+
+def main(arguments: list[str]) -> None:
+    """Train what the job says; a failure leaves its traceback beside the job's log."""
+    if END_WITH_STDIN in arguments:
+        threading.Thread(target=_exit_at_end_of_stdin, daemon=True).start()
+    job = load_job(Path(arguments[0]))
+    rank, ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    try:
+        run(job, rank=rank, ranks=ranks)
+    except Exception:
+        job.traceback_path(rank).write_text(traceback.format_exc(), encoding="utf-8")
+        raise
+
+
+def run(job: Job, *, rank: int, ranks: int) -> None:
+    """Train the recipes of a job in turn, on this rank.
+
+    Raises:
+        CodistillError: What hinders a run.
+    """
+    device = resolve_device(job.device, rank=rank)
+    folder = RunFolder(job.out)
+    if ranks > 1:
+        dist.init_process_group("gloo")
+    try:
+        loaded: dict[str, Task] = {}
+        for recipe in job.recipes:
+            if recipe.task not in loaded:
+                loaded[recipe.task] = tasks.load(recipe.task, data_root=job.data_root)
+            trainer = Trainer(
+                recipe,
+                task=loaded[recipe.task],
+                place=Place(
+                    peer=job.peer, rank=rank, exchange=folder.exchange_path(recipe.label, recipe.seed)
+                ),
+                folder=folder.peer_path(recipe.label, recipe.seed, job.peer),
+                device=device,
+            )
+            trainer.train(read_test=job.read_test)
+    finally:
+        if ranks > 1:
+            dist.destroy_process_group()
+
+
+def _exit_at_end_of_stdin() -> None:
+    # Not sys.stdin: a thread that holds its lock would stop the interpreter from shutting down.
+    while os.read(0, 1024):
+        pass
+    os._exit(1)
+
+
+def resolve_device(name: str, *, rank: int) -> torch.device:
+    """Return the device that a rank trains on; "auto" is CUDA where there is some, else the CPU.
+
+    Example:
+        >>> resolve_device("cpu", rank=1)
+        device(type='cpu')
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        return torch.device("cuda", rank % torch.cuda.device_count())
+    return torch.device(name)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

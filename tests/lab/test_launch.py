@@ -1,0 +1,146 @@
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from codistill.errors import DataMissingError, RecipeError
+from codistill.exchange.checkpoint import load_snapshot
+from codistill.lab import folder, results
+from codistill.lab.folder import RunFolder
+from codistill.lab.job import load_job
+from codistill.lab.launch import LaunchOptions, check, launch
+from codistill.lab.recipe import Recipe
+
+pytestmark = pytest.mark.spawn
+
+
+def make(path: Path, *arms: Recipe, seeds: tuple[int, ...] = (3,)) -> RunFolder:
+    return folder.create(path, arms=arms, seeds=seeds, command=["codistill"])
+
+
+@pytest.fixture(scope="module")
+def finished(
+    tiny: Recipe, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[RunFolder, list[tuple[str, int, int]]]:
+    """A run of two peers with two seeds and checkpoints, and what was told of its progress."""
+    recipe = replace(tiny, checkpoint_every=16)
+    out = make(tmp_path_factory.mktemp("finished") / "out", recipe, seeds=(3, 4))
+    told: list[tuple[str, int, int]] = []
+    launch(
+        out,
+        [replace(recipe, seed=seed) for seed in out.seeds],
+        options=LaunchOptions(keep_exchange="first"),
+        on_progress=lambda *progress: told.append(progress),
+    )
+    return out, told
+
+
+@pytest.fixture
+def copy(finished: tuple[RunFolder, object], tmp_path: Path) -> RunFolder:
+    """A copy of that run, to be changed."""
+    return RunFolder(shutil.copytree(finished[0].path, tmp_path / "copy"))
+
+
+def test_two_peers_are_two_processes_that_learn_from_each_other(
+    finished: tuple[RunFolder, list[tuple[str, int, int]]],
+) -> None:
+    out, told = finished
+    launched = out.results()
+    assert [(one.seed, one.peer) for one in launched] == [(3, "a"), (3, "b"), (4, "a"), (4, "b")]
+    for one in launched:
+        assert one.samples == 40 * 8
+        assert one.teacher_share == 1.0
+        assert one.teacher_samples == 40 * 8
+        # A snapshot at the start and one every 5 of the 40 updates.
+        assert one.bytes_published > 9 * one.parameters * 4
+        assert one.bytes_fetched > 9 * one.parameters * 4
+    paths = [out.peer_path("codistillation", 3, peer) for peer in "ab"]
+    a, b = (results.load_test_scores(path / "test_scores.npy") for path in paths)
+    assert a.shape == b.shape == (899, 10)
+    assert not np.array_equal(a, b)
+    rows = results.load_evaluations(paths[0] / "metrics.jsonl")
+    assert all(row.distillation_loss is not None and row.distillation_loss > 0 for row in rows)
+    assert told[-1] == ("codistillation", 80, 80)
+    assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
+
+
+def test_the_store_of_the_first_seed_is_kept_and_holds_the_last_weights(
+    finished: tuple[RunFolder, object],
+) -> None:
+    out, _ = finished
+    assert not out.exchange_path("codistillation", 4).exists()
+    state, info = load_snapshot(out.exchange_path("codistillation", 3), "b")
+    assert info.step == 40
+    assert sum(tensor.numel() for tensor in state.values()) == 26122
+
+
+def test_a_lockstep_run_that_was_cut_off_goes_on_bit_for_bit(copy: RunFolder) -> None:
+    whole = [one for one in copy.results() if one.seed == 3]
+    paths = [copy.peer_path("codistillation", 3, peer) for peer in "ab"]
+    names = ("test_scores.npy", "metrics.jsonl")
+    before = [(path / name).read_bytes() for path in paths for name in names]
+    # As if both had been killed in the last update: the newest checkpoint is of update 32.
+    for path in paths:
+        (path / "result.json").unlink()
+        (path / "test_scores.npy").unlink()
+    resumed = launch(copy, [copy.arms[0]])
+    assert [(path / name).read_bytes() for path in paths for name in names] == before
+    for one, other in zip(whole, resumed, strict=True):
+        assert other.validation_nll == one.validation_nll
+        assert other.distance == one.distance
+        assert other.teacher_samples == one.teacher_samples
+
+
+def test_a_run_whose_peer_has_no_checkpoint_starts_again(copy: RunFolder) -> None:
+    whole = [one for one in copy.results() if one.seed == 3]
+    path = copy.peer_path("codistillation", 3, "b")
+    (path / "result.json").unlink()
+    (path / "checkpoint.pt").unlink()
+    again = launch(copy, [copy.arms[0]])
+    assert [one.validation_nll for one in again] == [one.validation_nll for one in whole]
+    assert again[0].seconds != whole[0].seconds
+
+
+def test_arms_of_one_shape_share_a_launch_and_finished_runs_are_not_trained_again(
+    tiny: Recipe, tmp_path: Path
+) -> None:
+    arms = [replace(tiny, method="alone", arm=name, peers=1, batch_size=8) for name in ("x", "y")]
+    out = make(tmp_path / "out", *arms)
+    options = LaunchOptions(device="cpu", read_test=False)
+    first = launch(out, arms, options=options)
+    assert first[0].validation_nll == first[1].validation_nll
+    assert not (out.peer_path("x", 3, "a") / "test_scores.npy").exists()
+    written = (out.peer_path("x", 3, "a") / "result.json").stat().st_mtime_ns
+    shutil.rmtree(out.peer_path("y", 3, "a"))
+    second = launch(out, arms, options=options)
+    assert (out.peer_path("x", 3, "a") / "result.json").stat().st_mtime_ns == written
+    assert [replace(one, seconds=0) for one in first] == [replace(one, seconds=0) for one in second]
+    # What the job was told lies beside its log.
+    told = load_job(out.logs_path("y") / "a.job.json")
+    assert (told.device, told.read_test, [one.label for one in told.recipes]) == ("cpu", False, ["y"])
+    assert told.log_path.exists()
+
+
+def test_missing_data_are_reported_before_anything_starts(tiny: Recipe, tmp_path: Path) -> None:
+    recipe = replace(tiny, task="cifar10")
+    out = make(tmp_path / "out", recipe)
+    with pytest.raises(DataMissingError, match="The data set 'cifar10' is not there"):
+        launch(out, [recipe], options=LaunchOptions(data_root=tmp_path))
+    assert not out.logs_path("codistillation").exists()
+
+
+def test_what_cannot_be_trained_is_noticed_before_a_folder_is_made(tiny: Recipe, tmp_path: Path) -> None:
+    check([tiny], options=LaunchOptions(data_root=tmp_path))
+    with pytest.raises(RecipeError, match="batch_size must be a multiple of the 3 processes"):
+        check([tiny, replace(tiny, peers=3)])
+    with pytest.raises(DataMissingError):
+        check([replace(tiny, task="cifar10")], options=LaunchOptions(data_root=tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_recipes_of_different_shapes_are_refused(tiny: Recipe, tmp_path: Path) -> None:
+    arms = [replace(tiny, arm="two"), replace(tiny, arm="four", peers=4)]
+    with pytest.raises(ValueError, match="recipes must have the same peers and ranks, got 2 different"):
+        launch(make(tmp_path / "out", *arms), arms)

@@ -1,0 +1,108 @@
+import dataclasses
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import codistill
+from codistill.errors import RecipeError
+from codistill.lab import recipe as recipes
+from codistill.lab.recipe import Recipe
+
+
+def test_a_recipe_survives_json(tiny: Recipe) -> None:
+    changed = replace(tiny, learning_rate_drops=(0.25, 0.5), checkpoint_every=7, regime="disjoint", parts=4)
+    document = json.loads(json.dumps(recipes.to_document(changed)))
+    assert recipes.from_document(document, where="here") == changed
+
+
+def test_the_label_is_the_arm_or_else_the_method(tiny: Recipe) -> None:
+    assert tiny.label == "codistillation"
+    assert replace(tiny, method="alone").label == "alone"
+    assert replace(tiny, arm="mine").label == "mine"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": "chess"}, "task must be one of 'cifar10', 'digits', got 'chess'"),
+        ({"method": "magic"}, "method must be one of 'all_reduce', 'alone', 'codistillation', got 'magic'"),
+        ({"topology": "star"}, "topology must be one of 'all', 'ring', got 'star'"),
+        ({"regime": "half"}, "regime must be one of 'all_data', 'disjoint', got 'half'"),
+        ({"combine": "votes"}, "combine must be one of 'losses', 'probabilities', 'logits', got 'votes'"),
+        ({"arm": "../up"}, "arm must be made of letters"),
+        ({"peers": 0}, "peers must be from 1 to 26, got 0"),
+        ({"peers": 27}, "peers must be from 1 to 26, got 27"),
+        ({"ranks": 0}, "ranks must be >= 1, got 0"),
+        ({"updates": 0}, "updates must be >= 1, got 0"),
+        ({"interval_steps": 0}, "interval_steps must be >= 1, got 0"),
+        ({"evaluate_every": 0}, "evaluate_every must be >= 1, got 0"),
+        ({"checkpoint_every": 0}, "checkpoint_every must be >= 1, got 0"),
+        ({"seed": -1}, "seed must be >= 0, got -1"),
+        ({"burn_in_steps": -1}, "burn_in_steps must be >= 0, got -1"),
+        ({"learning_rate": 0.0}, "learning_rate must be > 0 and finite, got 0.0"),
+        ({"learning_rate": float("nan")}, "learning_rate must be > 0 and finite, got nan"),
+        ({"weight_decay": -1.0}, "weight_decay must be >= 0 and finite, got -1.0"),
+        ({"distillation_weight": float("inf")}, "distillation_weight must be >= 0 and finite, got inf"),
+        ({"temperature": 0.0}, "temperature must be > 0 and finite, got 0.0"),
+        ({"momentum": 1.0}, "momentum must be >= 0 and < 1, got 1.0"),
+        ({"label_smoothing": 1.5}, "label_smoothing must be >= 0 and < 1, got 1.5"),
+        ({"learning_rate_drops": (0.5, 0.5)}, "learning_rate_drops must rise strictly between 0 and 1"),
+        ({"learning_rate_drops": (0.0,)}, "learning_rate_drops must rise strictly between 0 and 1"),
+        ({"parts": 2}, 'parts must be left out unless regime is "disjoint", got 2'),
+        ({"regime": "disjoint", "parts": 0}, "parts must be >= 1, got 0"),
+    ],
+)
+def test_a_bad_field_is_named_with_its_value(tiny: Recipe, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        replace(tiny, **changes)  # type: ignore[arg-type]
+    assert message in str(caught.value)
+    assert "recipe 'tiny'" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"updates": "many"}, "here: updates must be of type int, got 'many'"),
+        ({"updates": True}, "here: updates must be of type int, got True"),
+        ({"lockstep": 1}, "here: lockstep must be of type bool, got 1"),
+        ({"learning_rate_drops": ["early"]}, "here: learning_rate_drops must be of type float, got 'early'"),
+        ({"gpus": 8}, "here must hold fields of Recipe only, got 'gpus'"),
+    ],
+)
+def test_a_bad_document_is_refused_with_file_and_field(
+    tiny: Recipe, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(RecipeError) as caught:
+        recipes.from_document(recipes.to_document(tiny) | changes, where="here")
+    assert message in str(caught.value)
+
+
+def test_a_document_without_a_needed_field_is_refused(tiny: Recipe) -> None:
+    document = recipes.to_document(tiny)
+    del document["task"]
+    with pytest.raises(RecipeError, match="here must hold 'task'"):
+        recipes.from_document(document, where="here")
+
+
+def test_every_field_is_explained() -> None:
+    source = Path(recipes.__file__).read_text()
+    for field in dataclasses.fields(Recipe):
+        _, _, after = source.partition(f"\n    {field.name}: ")
+        assert after.split("\n")[1].strip().startswith('"""'), field.name
+
+
+def test_recipes_are_read_without_loading_torch() -> None:
+    program = (
+        "import sys, types\n"
+        "root = types.ModuleType('codistill')\n"  # the root's own imports are not the question
+        f"root.__path__ = [{str(Path(codistill.__file__).parent)!r}]\n"
+        "sys.modules['codistill'] = root\n"
+        "import codistill.lab.recipes.demo, codistill.lab.recipes\n"
+        "assert codistill.lab.recipes.names()\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

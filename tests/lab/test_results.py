@@ -1,0 +1,88 @@
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from codistill.lab import results
+from codistill.lab.results import Evaluation, PeerResult
+
+
+def evaluation(step: int) -> Evaluation:
+    return Evaluation(
+        step=step,
+        samples=16 * step,
+        train_loss=math.nan,
+        distillation_loss=None,
+        validation_accuracy=0.5,
+        validation_nll=1.25,
+        distance=3.0,
+        learning_rate=0.1,
+        weight_decay=1e-3,
+        teacher_share=None,
+    )
+
+
+def peer_result() -> PeerResult:
+    return PeerResult(
+        arm="alone",
+        peer="a",
+        seed=1,
+        updates=40,
+        samples=640,
+        parameters=10,
+        validation_accuracy=0.5,
+        validation_nll=1.25,
+        test_accuracy=None,
+        test_nll=None,
+        distance=3.0,
+        seconds=0.5,
+        stall_s=0.0,
+        bytes_published=0,
+        bytes_fetched=0,
+        bytes_all_reduced=0,
+        teacher_share=None,
+        teacher_samples=0,
+    )
+
+
+def test_a_result_is_read_as_it_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    results.save_result(path, peer_result())
+    assert results.load_result(path) == peer_result()
+
+
+def test_rows_are_added_and_read_in_order(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    results.append_evaluation(path, evaluation(10))
+    results.append_evaluation(path, evaluation(20))
+    rows = results.load_evaluations(path)
+    assert [row.step for row in rows] == [10, 20]
+    assert math.isnan(rows[0].train_loss)
+    assert rows[0].distillation_loss is None
+
+
+def test_a_row_that_is_still_being_written_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    results.append_evaluation(path, evaluation(10))
+    with path.open("a") as file:
+        file.write('{"step": 20, "sam')
+    assert [row.step for row in results.load_evaluations(path)] == [10]
+
+
+def test_a_bad_row_is_named_by_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    results.save_evaluations(path, [evaluation(10)])
+    with path.open("a") as file:
+        file.write("nonsense\n")
+    with pytest.raises(ValueError, match=r"metrics\.jsonl:2 must hold JSON"):
+        results.load_evaluations(path)
+
+
+def test_test_scores_of_another_type_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "test_scores.npy"
+    np.save(path, np.zeros((3, 2), dtype=np.float32))
+    assert results.load_test_scores(path).shape == (3, 2)
+    np.save(path, np.zeros(3))
+    with pytest.raises(ValueError, match=r"must hold float32 \[samples, classes\], got float64 \[3\]"):
+        results.load_test_scores(path)
