@@ -11,7 +11,8 @@ in an order that changes from round to round, so that what disturbs the machine 
     codistill    a peer of a CheckpointExchange with one teacher
 
 What counts is the ratio of two loops in one round. Rounds go on until the 95% bootstrap interval of the
-median ratio codistill / floor is narrow enough. Exits 1 if the median is above the limit.
+median ratio codistill / floor is narrow enough. Exits 1 if the median is above the limit, or if the interval
+stays too wide.
 """
 
 import argparse
@@ -123,13 +124,15 @@ def interval_of_median(ratios: np.ndarray, rng: np.random.Generator) -> tuple[fl
     return float(low), float(high)
 
 
-def measure(loops: dict[str, Step], batch_size: int) -> dict[str, np.ndarray]:
+def measure(
+    loops: dict[str, Step], *, batch_size: int, fewest_rounds: int, most_rounds: int
+) -> dict[str, np.ndarray]:
     """Return the seconds of every step, a row a loop."""
     rng = np.random.default_rng(0)
     generator = torch.Generator().manual_seed(0)
     seconds: dict[str, list[float]] = {name: [] for name in loops}
     names = list(loops)
-    for round_number in range(WARM_UP_ROUNDS + MOST_ROUNDS):
+    for round_number in range(WARM_UP_ROUNDS + most_rounds):
         inputs = torch.randn(batch_size, 3, 32, 32, generator=generator)
         targets = torch.randint(10, (batch_size,), generator=generator)
         rng.shuffle(names)
@@ -139,7 +142,7 @@ def measure(loops: dict[str, Step], batch_size: int) -> dict[str, np.ndarray]:
             if round_number >= WARM_UP_ROUNDS:
                 seconds[name].append(time.perf_counter() - begin_s)
         rounds = len(seconds["plain"])
-        if rounds >= FEWEST_ROUNDS and rounds % 50 == 0:
+        if rounds >= fewest_rounds and rounds % 50 == 0:
             ratios = np.array(seconds["codistill"]) / np.array(seconds["floor"])
             low, high = interval_of_median(ratios, rng)
             print(f"{rounds} rounds, load {os.getloadavg()[0]:.2f}", file=sys.stderr)
@@ -153,6 +156,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--interval-steps", type=int, default=50)
+    parser.add_argument("--fewest-rounds", type=int, default=FEWEST_ROUNDS)
+    parser.add_argument("--most-rounds", type=int, default=MOST_ROUNDS)
     parser.add_argument("--out", type=Path, help="also write the result here, as JSON")
     arguments = parser.parse_args()
     load_before = os.getloadavg()[0]
@@ -163,7 +168,12 @@ def main() -> int:
             "by hand": by_hand(),
             "codistill": codistill(Path(folder), arguments.interval_steps),
         }
-        seconds = measure(loops, arguments.batch_size)
+        seconds = measure(
+            loops,
+            batch_size=arguments.batch_size,
+            fewest_rounds=arguments.fewest_rounds,
+            most_rounds=arguments.most_rounds,
+        )
     rng = np.random.default_rng(0)
     ratios = {}
     for a, b in [("codistill", "floor"), ("by hand", "floor"), ("codistill", "plain"), ("floor", "plain")]:
@@ -202,7 +212,11 @@ def main() -> int:
     )
     if arguments.out is not None:
         arguments.out.write_text(json.dumps(result, indent=1) + "\n")
-    if ratios["codistill / floor"]["median"] > LIMIT:
+    judged = ratios["codistill / floor"]
+    if judged["high"] - judged["low"] > WIDEST_INTERVAL:
+        print(f"the interval of codistill / floor is wider than {WIDEST_INTERVAL}", file=sys.stderr)
+        return 1
+    if judged["median"] > LIMIT:
         print(f"codistill / floor is above {LIMIT}", file=sys.stderr)
         return 1
     return 0

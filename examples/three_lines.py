@@ -24,9 +24,7 @@ torch.manual_seed(sum(options.peer.encode()))
 model = nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 4))
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
 directions = torch.linspace(-1, 1, 80).reshape(20, 4).sin()
-loader = (
-    (inputs, (inputs @ directions).argmax(1)) for inputs in (torch.randn(32, 20) for _ in range(300))
-)
+loader = ((inputs, (inputs @ directions).argmax(1)) for inputs in (torch.randn(32, 20) for _ in range(300)))
 
 # [three lines]
 exchange = CheckpointExchange(options.store, peer=options.peer, membership=Membership(start_with_peers=1))

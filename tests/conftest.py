@@ -15,7 +15,7 @@ def nothing_leaks() -> Iterator[None]:
     environment = _environment()
     dtype, num_threads = torch.get_default_dtype(), torch.get_num_threads()
     yield
-    left = [thread.name for thread in set(threading.enumerate()) - threads if not thread.daemon]
+    left = [thread.name for thread in set(threading.enumerate()) - threads]
     assert not left, f"threads left behind: {left}"
     assert not (dist.is_available() and dist.is_initialized()), "a process group was left behind"
     assert _environment() == environment, "environment variables were changed"

@@ -78,5 +78,5 @@ def test_one_stacked_tensor_is_refused():
 
 
 def test_peers_with_other_classes_are_refused():
-    with pytest.raises(ValueError, match=r"\[2, 3\], got \[2, 4\]"):
+    with pytest.raises(ValueError, match=r"one shape, got \[\[2, 3\], \[2, 4\]\]"):
         mutual_losses([torch.zeros(2, 3), torch.zeros(2, 4)])

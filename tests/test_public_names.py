@@ -52,6 +52,15 @@ PUBLIC = {
     ],
     "codistill.stores": ["DirectoryStore", "MemoryStore", "Store", "open_store"],
     "codistill.snapshots": ["SnapshotInfo"],
+    "codistill.testing": [
+        "ExchangeContract",
+        "FakeClock",
+        "Faults",
+        "FaultyStore",
+        "StoreContract",
+        "check_divergence",
+        "run_peers",
+    ],
     "codistill.exchange": [
         "Exchange",
         "ExchangeCounters",
@@ -70,6 +79,16 @@ PUBLIC = {
     ],
 }
 
+# Modules without __all__: what they define themselves.
+DEFINED = {
+    "codistill.errors": "CodistillError CodistillWarning DataMissingError ExtraMissingError JobError "
+    "KeyMissingError PeerMismatchError PeerMissingError RecipeError RunExistsError SnapshotError "
+    "SnapshotFormatError SnapshotIntegrityError SnapshotMismatchError StoreError",
+    "codistill.metrics": "agreement churn distance_from_initialisation mean_absolute_difference",
+    "codistill.schedules": "AtDrops BurnIn Constant Cosine Exponential Linear apply as_schedule",
+    "codistill.topologies": "All Directed KRegular Ring Star Topology as_topology",
+}
+
 SIGNATURES = {
     "Codistiller": "model exchange * distillation_loss weight burn_in_steps combine outputs_to_logits",
     "Codistiller.loss": "self logits inputs * mask denominator",
@@ -83,6 +102,13 @@ SIGNATURES = {
     "Lockstep": "timeout_s",
     "Divergence": "name_or_function * temperature class_dim acts_on",
     "PartitionedSampler": "dataset_or_size * peer peers regime seed rank world_size",
+    "losses.bernoulli_kl": "student_logits teacher_logits * temperature",
+    "losses.jensen_shannon": "student_logits teacher_logits * temperature class_dim",
+    "losses.kl_divergence": "student_logits teacher_logits * temperature class_dim",
+    "losses.logit_mse": "student_logits teacher_logits * centred class_dim",
+    "losses.reverse_kl_divergence": "student_logits teacher_logits * temperature class_dim",
+    "losses.soft_cross_entropy": "student_logits teacher_logits * temperature class_dim",
+    "losses.symmetric_kl_divergence": "student_logits teacher_logits * temperature class_dim",
     "mutual_losses": "list_of_logits * distillation_loss combine mask denominator",
     "load_snapshot": "store peer",
     "schedules.apply": "optimizer * step lr weight_decay",
@@ -108,6 +134,17 @@ def test_public_names_are_frozen_and_there(module: str) -> None:
     assert loaded.__all__ == sorted(loaded.__all__)
     for name in loaded.__all__:
         assert hasattr(loaded, name)
+
+
+@pytest.mark.parametrize("module", DEFINED)
+def test_names_of_modules_without_a_list_are_frozen(module: str) -> None:
+    loaded = importlib.import_module(module)
+    own = [
+        name
+        for name, value in vars(loaded).items()
+        if not name.startswith("_") and getattr(value, "__module__", None) == module
+    ]
+    assert " ".join(sorted(own)) == DEFINED[module]
 
 
 @pytest.mark.parametrize("name", SIGNATURES)

@@ -19,6 +19,7 @@ from codistill.losses.divergences import Divergence, DivergenceFunction, as_dive
 from codistill.losses.targets import Combine, DenseTarget, distillation_term, validate_combine
 from codistill.parallel.group import check_single_rank
 from codistill.schedules import BurnIn, Schedule, as_schedule
+from codistill.snapshots.document import Fields
 from codistill.step_report import StepReport
 
 _STATE_VERSION = 1
@@ -151,6 +152,7 @@ class Codistiller:
         Raises:
             TypeError, ValueError: If an argument is not as described, or a teacher's logits have
                 another shape.
+            RuntimeError: If it has been closed.
             CodistillError: What hinders the run from starting, at the first call.
         """
         self._check_loss(logits, inputs, mask, denominator)
@@ -203,10 +205,10 @@ class Codistiller:
             raise RuntimeError("The Codistiller has been closed. Make a new one to train on.")
         if not isinstance(logits, Tensor):
             raise TypeError(f"logits must be a tensor, got {type(logits).__name__}. Pass the model's logits.")
-        if self._has_checked_loss:
-            return
         if not isinstance(inputs, Predictions):
             check_inputs(inputs)
+        if self._has_checked_loss:
+            return
         own = DenseTarget(logits.detach())
         with torch.no_grad():
             distillation_term(
@@ -230,6 +232,11 @@ class Codistiller:
 
         Returns:
             One prediction a teacher; none before the end of burn-in.
+
+        Raises:
+            TypeError: If ``inputs`` is not as described, or a model does not return logits.
+            CodistillError: What hinders the run from starting, at the first call.
+            RuntimeError: If it has been closed.
         """
         if self._is_closed:
             raise RuntimeError("The Codistiller has been closed. Make a new one to train on.")
@@ -255,7 +262,14 @@ class Codistiller:
 
         Returns:
             What this step had, and what the exchange has cost so far.
+
+        Raises:
+            TypeError, ValueError: If an argument is not as described.
+            CodistillError: In lockstep, if a peer is missing or its snapshot cannot be used.
+            RuntimeError: If it has been closed.
         """
+        if self._is_closed:
+            raise RuntimeError("The Codistiller has been closed. Make a new one to train on.")
         samples = self._samples_seen if samples is None else _checked_samples(samples)
         if task_loss is not None:
             task_loss = _checked_task_loss(task_loss)
@@ -298,27 +312,42 @@ class Codistiller:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where ``state_dict`` was taken; before the first ``loss``.
 
+        **On failure**: nothing has changed.
+
         Raises:
-            ValueError: If it is of a newer version of codistill, or of another peer.
+            ValueError: If it is of a newer version of codistill, of another peer, or incomplete.
             RuntimeError: If training has begun.
         """
-        if state.get("version") != _STATE_VERSION:
+        fields = Fields(dict(state), "state")
+        version = fields.integer("version")
+        if version != _STATE_VERSION:
             raise ValueError(
-                f"state must be of version {_STATE_VERSION}, got {state.get('version')!r}. "
+                f"state must be of version {_STATE_VERSION}, got {version}. "
                 "Load what Codistiller.state_dict returned, with the codistill that saved it or a newer one."
             )
+        step, samples = fields.integer("step"), fields.integer("samples")
+        steps_with_teacher = fields.integer("steps_with_teacher")
+        teacher_samples = fields.integer("teacher_samples")
+        task_losses = _Mean.of(fields.number_or_none("task_loss"), fields.integer("task_losses"))
+        fields.fields("exchange")
         self._exchange.load_state_dict(state["exchange"])
-        self._step = int(state["step"])
-        self._samples = int(state["samples"])
-        self._steps_with_teacher = int(state["steps_with_teacher"])
-        self._teacher_samples = int(state["teacher_samples"])
-        self._task_losses = _Mean.of(state["task_loss"], int(state["task_losses"]))
+        self._step, self._samples = step, samples
+        self._steps_with_teacher, self._teacher_samples = steps_with_teacher, teacher_samples
+        self._task_losses = task_losses
 
     def close(self, *, publish: bool = True) -> None:
         """End: leave a last snapshot for the others, marked as finished. A second call does nothing.
 
+        **Ranks**: the one process of the peer.
+        **Blocks**: while the snapshot is written.
+        **On failure**: out of lockstep a store that fails is warned of, and the last snapshot published
+        goes on serving; in lockstep, where others wait, it is raised.
+
         Args:
             publish: False leaves no snapshot; the last one published goes on serving.
+
+        Raises:
+            StoreError: In lockstep, if the store fails.
         """
         self._is_closed = True
         with self._stalling():

@@ -10,6 +10,7 @@
     |-- RunExistsError (FileExistsError)            a new job would write over an old run
     |-- PeerMissingError (TimeoutError)             a peer that was waited for did not come
     |-- PeerMismatchError (ValueError)              peers were started with settings that do not go together
+    |-- JobError (RuntimeError)                     a training job that was started has failed
     |-- RecipeError (ValueError)                    a recipe that does not exist or cannot be run
     |-- DataMissingError (FileNotFoundError)        a data set is not where it was looked for
     `-- ExtraMissingError (ImportError)             an optional dependency is not installed
@@ -70,6 +71,10 @@ class PeerMissingError(CodistillError, TimeoutError):
 
 class PeerMismatchError(CodistillError, ValueError):
     """Peers of one run were started with settings that contradict one another."""
+
+
+class JobError(CodistillError, RuntimeError):
+    """A training job that was started has failed; the message ends with its traceback."""
 
 
 class RecipeError(CodistillError, ValueError):

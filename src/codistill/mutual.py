@@ -54,6 +54,11 @@ def mutual_losses(
             f"list_of_logits must hold at least two peers' logits, got {len(list_of_logits)}. "
             "One model alone has nobody to learn from."
         )
+    shapes = [list(logits.shape) for logits in list_of_logits]
+    if any(shape != shapes[0] for shape in shapes):
+        raise ValueError(
+            f"list_of_logits must hold tensors of one shape, got {shapes}. Give all models the same batch."
+        )
     divergence = as_divergence(distillation_loss)
     targets = [DenseTarget(logits) for logits in list_of_logits]
     return [

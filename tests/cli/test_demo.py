@@ -1,4 +1,3 @@
-import inspect
 import json
 
 import pytest
@@ -79,9 +78,3 @@ def test_wrong_usage_makes_no_folder(in_tmp_path, trained, capsys, words):
     assert err != ""
     assert trained == []
     assert list(in_tmp_path.iterdir()) == []
-
-
-def test_flags_are_frozen():
-    parameters = inspect.signature(demo_verb.demo).parameters
-    options = {name for name, one in parameters.items() if one.kind is inspect.Parameter.KEYWORD_ONLY}
-    assert options == {"out", "seeds", "overwrite", "resume", "json"}

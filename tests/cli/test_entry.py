@@ -1,4 +1,5 @@
 import importlib.util
+import re
 import subprocess
 import sys
 
@@ -7,6 +8,32 @@ import pytest
 from codistill.cli import entry, main
 from codistill.errors import SnapshotError
 from codistill.version import __version__
+
+TRAIN_FLAGS = (
+    "data-root out device overwrite resume json no-lockstep arm batch-size burn-in-steps "
+    "checkpoint-every combine distillation-loss distillation-weight evaluate-every interval-steps "
+    "label-smoothing learning-rate learning-rate-drops learning-rate-factor lockstep method momentum "
+    "name parts peers ranks regime seed summary task temperature topology updates weight-decay "
+    "weight-decay-factor"
+)
+
+
+@pytest.mark.parametrize(
+    ("words", "flags"),
+    [
+        (["demo"], "out seeds overwrite resume json"),
+        (["train", "digits"], TRAIN_FLAGS),
+        (["recipes"], "json"),
+        (["recipes", "show"], "json"),
+        (["report"], "json"),
+        (["peers"], "json"),
+        (["export"], "peer out overwrite json"),
+    ],
+)
+def test_flags_are_frozen(capsys, words, flags):
+    assert main([*words, "--help"]) == 0
+    shown = set(re.findall(r"(?<=\s)--[a-z][a-z-]*", capsys.readouterr().out))
+    assert shown == {f"--{flag}" for flag in [*flags.split(), "help"]}
 
 
 def test_version_goes_to_stdout(capsys):

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 from safetensors import safe_open
@@ -50,3 +52,21 @@ def test_export_to_a_folder_that_is_not_there_fails_in_one_line(store_path, tmp_
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert "missing" in err
+
+
+def test_export_as_json_says_what_was_written(store_path, tmp_path, capsys):
+    out = tmp_path / "model.safetensors"
+    assert main(["export", store_path.as_uri(), "--peer", "a", "--out", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"out": str(out), "tensors": 4, "peer": "a", "step": 2}
+    assert out.is_file()
+
+
+@pytest.mark.parametrize("more", [[], ["--overwrite"]])
+def test_export_to_a_folder_says_that_a_file_is_needed(store_path, tmp_path, capsys, more):
+    out = tmp_path / "folder"
+    out.mkdir()
+    assert main(["export", str(store_path), "--peer", "a", "--out", str(out), *more]) == 1
+    assert capsys.readouterr().err == (
+        f"codistill: out must be a file, got the folder {out}. Name a file in it.\n"
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "store"]

@@ -46,3 +46,14 @@ def test_a_results_folder_is_no_store(tmp_path, capsys):
     (tmp_path / "run.json").write_text('{"format": 1, "kind": "codistill results"}')
     assert main(["peers", str(tmp_path)]) == 1
     assert "run.json" in capsys.readouterr().err
+
+
+def test_a_store_may_be_a_file_url(store_path, capsys):
+    assert main(["peers", store_path.as_uri(), "--json"]) == 0
+    assert [peer["peer"] for peer in json.loads(capsys.readouterr().out)] == ["a"]
+    assert main(["peers", store_path.parent.as_uri()]) == 1
+    assert "which has no run.json" in capsys.readouterr().err
+    assert main(["peers", "s3://user:secret@bucket/run"]) == 1
+    err = capsys.readouterr().err
+    assert "store must be a path or a Store" in err
+    assert "secret" not in err

@@ -1,6 +1,5 @@
 import dataclasses
 import json
-import re
 
 import pytest
 
@@ -8,10 +7,6 @@ from codistill.cli import main
 from codistill.cli import train as train_verb
 from codistill.lab import recipes
 from codistill.lab.folder import RunFolder
-from codistill.lab.recipe import Recipe
-
-OWN_FLAGS = {"data-root", "out", "device", "overwrite", "resume", "json"}
-RECIPE_FLAGS = {field.name.replace("_", "-") for field in dataclasses.fields(Recipe)}
 
 
 @pytest.fixture
@@ -56,16 +51,6 @@ def test_every_field_of_the_recipe_is_an_option(in_tmp_path, launched):
     assert RunFolder("there").document["command"][:3] == ["codistill", "train", "digits"]
 
 
-def test_flags_are_frozen(capsys):
-    assert main(["train", "digits", "--help"]) == 0
-    shown = set(re.findall(r"(?<=\s)--[a-z][a-z-]*", capsys.readouterr().out))
-    assert shown == {f"--{flag}" for flag in OWN_FLAGS | RECIPE_FLAGS | {"help", "no-lockstep"}}
-    assert {field.name for field in dataclasses.fields(train_verb.Train)} == {
-        "recipe",
-        *(flag.replace("-", "_") for flag in OWN_FLAGS),
-    }
-
-
 def test_train_as_json(in_tmp_path, launched, capsys):
     assert main(["train", "digits", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["rows"][0]["test_accuracy"] == 0.75
@@ -82,6 +67,15 @@ def test_another_seed_joins_an_earlier_run_with_resume(in_tmp_path, launched, ca
 def test_help_without_a_recipe_lists_the_recipes(capsys):
     assert main(["train", "--help"]) == 0
     assert "cifar10, digits" in capsys.readouterr().out
+
+
+def test_a_name_or_device_that_cannot_be_is_noticed_before_a_folder_is_made(in_tmp_path, launched, capsys):
+    assert main(["train", "digits", "--name", "../../x"]) == 2
+    assert "name must be made of letters" in capsys.readouterr().err
+    assert main(["train", "digits", "--device", "foo"]) == 1
+    assert "device must be" in capsys.readouterr().err
+    assert launched == []
+    assert list(in_tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

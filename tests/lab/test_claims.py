@@ -65,5 +65,7 @@ def test_claims_are_about_metrics_that_exist():
 def test_claims_of_the_demo_name_its_arms():
     labels = {arm.label for arm in demo.ARMS} | {"alone_2_ensemble"}
     assert {name for claim in DEMO_CLAIMS for name in (claim.arm, claim.against)} <= labels
+    assert DEMO_CLAIMS[-1].metric == "churn"
+    assert (DEMO_CLAIMS[-1].arm, DEMO_CLAIMS[-1].against) == ("codistillation_4", "all_reduce")
     pairs = [(claim.arm, claim.against, claim.metric) for claim in DEMO_CLAIMS]
-    assert len(set(pairs)) == len(pairs) == 7
+    assert len(set(pairs)) == len(pairs) == 8

@@ -4,32 +4,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from codistill.errors import DataMissingError
-from codistill.lab import compare as compare_module
 from codistill.lab import folder, results
 from codistill.lab.claims import Claim
 from codistill.lab.compare import churn_matrix, compare
 from codistill.lab.comparison import read_comparison, to_document, write_comparison
 from codistill.lab.recipe import Recipe
 from codistill.lab.results import PeerResult
-from codistill.lab.tasks.base import Split
 
 PLAIN = Recipe(name="test", task="digits", method="all_reduce", arm="plain", peers=1, ranks=2, updates=10)
 TAUGHT = replace(PLAIN, method="codistillation", arm="taught", peers=2)
 ALONE = replace(PLAIN, method="alone", arm="alone", peers=2)
 RIGHT = [0, 1, 0, 1]
-
-
-class FourSamples:
-    def test(self):
-        return Split(inputs=torch.zeros(4, 1), targets=torch.tensor(RIGHT))
-
-
-@pytest.fixture(autouse=True)
-def four_test_samples(monkeypatch):
-    monkeypatch.setattr(compare_module.tasks, "load", lambda name, data_root: FourSamples())
 
 
 def make_folder(path: Path, *arms: Recipe, seeds: tuple[int, ...] = (0, 1, 2)) -> folder.RunFolder:
@@ -63,6 +50,7 @@ def add(run: folder.RunFolder, arm: str, seed: int, peer: str, probabilities: li
     target = run.peer_path(arm, seed, peer)
     target.mkdir(parents=True)
     np.save(target / results.TEST_SCORES, scores)
+    np.save(target / results.TEST_TARGETS, np.array(RIGHT))
     results.save_result(target / results.RESULT, replace(result, **changes))
 
 
@@ -165,16 +153,16 @@ def test_peers_that_taught_each_other_are_no_independent_ensemble(tmp_path):
     assert [row.arm for row in compare(run).rows] == ["taught"]
 
 
-def test_ensemble_is_left_out_where_the_answers_are_not_those_it_was_scored_against(tmp_path, monkeypatch):
+@pytest.mark.parametrize("targets", [None, [1, 1, 0, 1]])
+def test_ensemble_is_left_out_unless_its_models_have_the_same_right_answers(tmp_path, targets):
     run = make_folder(tmp_path, ALONE, seeds=(0,))
     for peer in "ab":
-        add(run, "alone", 0, peer, [0.1] * 4, test_accuracy=0.9)
-    assert [row.arm for row in compare(run).rows] == ["alone"]
-
-    def missing(name, data_root):
-        raise DataMissingError("not there")
-
-    monkeypatch.setattr(compare_module.tasks, "load", missing)
+        add(run, "alone", 0, peer, [0.1] * 4)
+    assert [row.arm for row in compare(run).rows] == ["alone", "alone_ensemble"]
+    path = run.peer_path("alone", 0, "b") / results.TEST_TARGETS
+    path.unlink()
+    if targets is not None:
+        np.save(path, np.array(targets))
     assert [row.arm for row in compare(run).rows] == ["alone"]
 
 

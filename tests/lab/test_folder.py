@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from codistill.errors import RecipeError, RunExistsError
-from codistill.lab import folder
+from codistill.lab import folder, provenance
 from codistill.lab.folder import IfExists, RunFolder
 from codistill.lab.recipe import Recipe
 
@@ -70,16 +70,47 @@ def test_resuming_keeps_what_is_there_and_may_add_arms_and_seeds(tmp_path: Path,
     made.peer_path("codistillation", 1, "a").mkdir(parents=True)
     resumed = create(tmp_path, replace(tiny, method="alone"), tiny, seeds=(2, 3), if_exists="resume")
     assert resumed.seeds == (1, 2, 3)
-    assert [arm.label for arm in resumed.arms] == ["alone", "codistillation"]
+    assert [arm.label for arm in resumed.arms] == ["codistillation", "alone"]
     assert resumed.peer_path("codistillation", 1, "a").is_dir()
+
+
+def test_resuming_keeps_the_first_command_and_lists_those_after_it(
+    tmp_path: Path, tiny: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = create(tmp_path, tiny).document
+    assert first["resumed_with"] == []
+    monkeypatch.setattr(provenance, "versions", lambda: {"torch": "99"})
+    for command in (["second"], ["third"]):
+        folder.create(tmp_path, arms=[tiny], seeds=[0], command=command, if_exists="resume")
+    document = RunFolder(tmp_path).document
+    assert document["command"] == ["codistill", "x"]
+    assert document["versions"] == first["versions"]
+    assert document["resumed_with"] == [
+        {"command": ["second"], "versions": {"torch": "99"}},
+        {"command": ["third"], "versions": {"torch": "99"}},
+    ]
+
+
+def test_a_folder_from_before_resuming_was_recorded_can_be_read(tmp_path: Path, tiny: Recipe) -> None:
+    document = dict(create(tmp_path, tiny).document)
+    del document["resumed_with"]
+    (tmp_path / "run.json").write_text(json.dumps(document))
+    assert RunFolder(tmp_path).document["resumed_with"] == []
+    (tmp_path / "run.json").write_text(json.dumps(document | {"resumed_with": [3]}))
+    with pytest.raises(RunExistsError, match="must list a command in each resumed_with, got 3"):
+        RunFolder(tmp_path)
 
 
 def test_resuming_with_another_recipe_names_the_field(tmp_path: Path, tiny: Recipe) -> None:
     create(tmp_path, tiny)
     with pytest.raises(RunExistsError, match="updates must be as in the run that is resumed, 40, got 41"):
         create(tmp_path, replace(tiny, updates=41), if_exists="resume")
-    with pytest.raises(RunExistsError, match="got none labelled 'codistillation'"):
-        create(tmp_path, replace(tiny, arm="other"), if_exists="resume")
+
+
+def test_another_arm_joins_those_of_the_run_that_is_resumed(tmp_path: Path, tiny: Recipe) -> None:
+    create(tmp_path, tiny)
+    resumed = create(tmp_path, replace(tiny, arm="other"), if_exists="resume")
+    assert [arm.label for arm in resumed.arms] == ["codistillation", "other"]
 
 
 def test_a_folder_of_a_newer_format_is_refused(tmp_path: Path, tiny: Recipe) -> None:

@@ -1,11 +1,12 @@
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from codistill.errors import DataMissingError, RecipeError
+from codistill.errors import DataMissingError, ExtraMissingError, RecipeError
 from codistill.exchange.checkpoint import load_snapshot
 from codistill.lab import folder, results
 from codistill.lab.folder import RunFolder
@@ -137,7 +138,18 @@ def test_what_cannot_be_trained_is_noticed_before_a_folder_is_made(tiny: Recipe,
         check([tiny, replace(tiny, peers=3)])
     with pytest.raises(DataMissingError):
         check([replace(tiny, task="cifar10")], options=LaunchOptions(data_root=tmp_path))
+    with pytest.raises(ValueError, match=r"device must be .*, got 'foo'"):
+        check([tiny], options=LaunchOptions(device="foo"))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("package", ["scipy", "matplotlib", "jinja2", "sklearn"])
+def test_packages_that_are_missing_are_noticed_before_anything_starts(
+    tiny: Recipe, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ExtraMissingError, match=rf"{package} must be installed .* 'codistill\[lab\]'"):
+        check([tiny])
 
 
 def test_recipes_of_different_shapes_are_refused(tiny: Recipe, tmp_path: Path) -> None:

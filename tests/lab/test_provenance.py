@@ -8,7 +8,7 @@ def test_versions_name_what_shapes_the_numbers() -> None:
     versions = provenance.versions()
     assert versions["python"] == platform.python_version()
     assert versions["codistill"] == __version__
-    assert {"torch", "numpy"} <= versions.keys()
+    assert {"torch", "safetensors", "numpy", "scipy"} <= versions.keys()
 
 
 def test_the_machine_is_described_without_its_name() -> None:

@@ -63,6 +63,12 @@ def test_a_bad_field_is_named_with_its_value(tiny: Recipe, changes: dict[str, ob
     assert "recipe 'tiny'" in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["../../x", "", "a/b", ".."])
+def test_a_name_that_would_lead_out_of_its_folder_is_refused(tiny: Recipe, name: str) -> None:
+    with pytest.raises(RecipeError, match="name must be made of letters"):
+        replace(tiny, name=name)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

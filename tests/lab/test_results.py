@@ -86,3 +86,12 @@ def test_test_scores_of_another_type_are_refused(tmp_path: Path) -> None:
     np.save(path, np.zeros(3))
     with pytest.raises(ValueError, match=r"must hold float32 \[samples, classes\], got float64 \[3\]"):
         results.load_test_scores(path)
+
+
+def test_test_targets_of_another_type_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "test_targets.npy"
+    np.save(path, np.array([1, 0]))
+    assert results.load_test_targets(path).tolist() == [1, 0]
+    np.save(path, np.zeros((2, 1)))
+    with pytest.raises(ValueError, match=r"must hold int64 \[samples\], got float64 \[2, 1\]"):
+        results.load_test_targets(path)

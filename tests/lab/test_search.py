@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from codistill.lab import methods, search, worker
+from codistill.lab import methods, rank, search
 from codistill.lab.folder import RunFolder
 from codistill.lab.job import Job
 from codistill.lab.launch import LaunchOptions, OnProgress
@@ -70,7 +70,7 @@ def train_here(
             device="cpu",
             read_test=False,
         )
-        worker.run(job, rank=0, ranks=1)
+        rank.run(job, rank=0, ranks=1)
     assert on_progress is not None
     for recipe in recipes:
         on_progress(recipe.label, recipe.updates, 2 * recipe.updates)

@@ -62,6 +62,8 @@ def test_the_loop_is_the_one_a_user_would_write(alone: Recipe, task: Digits, tmp
         expected = F.log_softmax(model(task.test().inputs), dim=1)
     scores = torch.from_numpy(results.load_test_scores(tmp_path / "b" / "test_scores.npy"))
     assert torch.equal(scores, expected)
+    targets = results.load_test_targets(tmp_path / "b" / "test_targets.npy")
+    assert targets.tolist() == task.test().targets.tolist()
     assert result.test_accuracy == float((expected.argmax(1) == task.test().targets).double().mean())
 
 
@@ -98,6 +100,7 @@ def test_a_search_never_reads_the_test_set(
     assert result.test_accuracy is None
     assert result.test_nll is None
     assert not (tmp_path / "a" / "test_scores.npy").exists()
+    assert not (tmp_path / "a" / "test_targets.npy").exists()
 
 
 def test_the_test_set_is_read_once_and_last(

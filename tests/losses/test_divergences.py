@@ -329,11 +329,17 @@ def test_logits_that_are_no_floating_point_tensor_are_refused():
         kl_divergence((torch.zeros(2, 3),), torch.zeros(2, 3))
 
 
-@pytest.mark.parametrize("temperature", [0.0, -1.0, INF, math.nan, True])
+@pytest.mark.parametrize("temperature", [0.0, -1.0, INF, math.nan])
 def test_a_temperature_that_is_no_number_above_zero_is_refused(temperature):
     with pytest.raises(ValueError, match="temperature must be a finite number > 0"):
         kl_divergence(torch.zeros(2, 3), torch.zeros(2, 3), temperature=temperature)
     with pytest.raises(ValueError, match="temperature must be a finite number > 0"):
+        Divergence("kl", temperature=temperature)
+
+
+@pytest.mark.parametrize("temperature", [True, "2", None])
+def test_a_temperature_of_another_type_is_refused(temperature):
+    with pytest.raises(TypeError, match="temperature must be a number, got"):
         Divergence("kl", temperature=temperature)
 
 

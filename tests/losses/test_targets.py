@@ -259,7 +259,7 @@ def test_with_the_global_count_over_world_size_the_mean_over_ranks_is_the_mean_o
     torch.testing.assert_close(sum(ranks) / 2, whole)
 
 
-@pytest.mark.parametrize("denominator", [0, -1, math.nan, math.inf, True])
+@pytest.mark.parametrize("denominator", [0, -1, math.nan, math.inf])
 def test_a_denominator_that_is_not_above_zero_is_refused(denominator):
     with pytest.raises(ValueError, match="denominator must be > 0"):
         distillation_term(Divergence("kl"), logits(4, 3), targets(logits(4, 3)), denominator=denominator)

@@ -8,6 +8,7 @@ from codistill.cli import outcome, output, parsing
 from codistill.cli.usage import UsageError
 from codistill.lab.demo import train_demo
 from codistill.lab.folder import create
+from codistill.lab.launch import check
 from codistill.lab.recipes.demo import arms
 
 
@@ -41,6 +42,7 @@ def demo(
     if seeds < 1:
         raise UsageError(f"seeds must be >= 1, got {seeds}. Differences show from 2 on.")
     if_exists = parsing.if_exists(overwrite=overwrite, resume=resume)
+    check(arms())
     folder = create(out, arms=arms(), seeds=range(seeds), command=command, if_exists=if_exists)
     with output.bars() as show:
         train_demo(folder, on_progress=show)

@@ -29,6 +29,7 @@ def export(
     peer: str,
     out: Path,
     overwrite: bool = False,
+    json: bool = False,
 ) -> None:
     """Write the newest weights of a peer to a safetensors file, under the names of its state_dict.
 
@@ -39,7 +40,10 @@ def export(
         peer: Name of the peer.
         out: The file to write.
         overwrite: Replace the file if it is there.
+        json: Print JSON.
     """
+    if out.is_dir():
+        raise IsADirectoryError(f"out must be a file, got the folder {out}. Name a file in it.")
     if out.exists() and not overwrite:
         raise RunExistsError(f"out must be a new file, got {out}. Pass --overwrite to replace it.")
     state, info = load_snapshot(open_existing(store), peer)
@@ -49,8 +53,11 @@ def export(
     try:
         save_file(copies, partial, metadata={"format": "pt", "peer": info.peer, "step": str(info.step)})
         partial.replace(out)
-    except SafetensorError as e:
+    except (SafetensorError, OSError) as e:
         raise OSError(f"out must be a file that can be written, got {out}: {e}. Name another one.") from e
     finally:
         partial.unlink(missing_ok=True)
+    if json:
+        output.print_json({"out": str(out), "tensors": len(copies), "peer": info.peer, "step": info.step})
+        return
     output.print_text(f"{out}: {len(copies)} tensors of peer {info.peer} at step {info.step}")

@@ -10,7 +10,7 @@ from codistill.cli import outcome, output, parsing
 from codistill.cli.usage import UsageError
 from codistill.lab import recipes
 from codistill.lab.folder import create
-from codistill.lab.launch import LaunchOptions, launch
+from codistill.lab.launch import LaunchOptions, check, launch
 from codistill.lab.recipe import Recipe
 
 
@@ -54,6 +54,8 @@ def train(options: Train, *, command: Sequence[str]) -> None:
         options: What the command line says.
         command: The command line, for the record.
     """
+    launching = LaunchOptions(data_root=options.data_root, device=options.device)
+    check([options.recipe], options=launching)
     folder = create(
         options.out or Path("runs") / options.recipe.name,
         arms=[options.recipe],
@@ -64,8 +66,8 @@ def train(options: Train, *, command: Sequence[str]) -> None:
     with output.bars() as show:
         launch(
             folder,
-            [replace(folder.arms[0], seed=options.recipe.seed)],
-            options=LaunchOptions(data_root=options.data_root, device=options.device),
+            [replace(options.recipe, arm=options.recipe.label)],
+            options=launching,
             on_progress=show,
         )
     outcome.show(folder.path, json=options.json)

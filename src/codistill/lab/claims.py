@@ -242,5 +242,11 @@ DEMO_CLAIMS: tuple[Claim, ...] = (
         metric="churn",
         says="do retrained models agree more",
     ),
+    Claim(
+        arm="codistillation_4",
+        against="all_reduce",
+        metric="churn",
+        says="do retrained models agree more with four peers",
+    ),
 )
 """What the demo was set up to show; the labels are those of `codistill.lab.recipes.demo`."""

@@ -9,10 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codistill.errors import DataMissingError
-from codistill.lab import claims, methods, results, tasks
+from codistill.lab import claims, methods, results
 from codistill.lab.claims import DEMO_CLAIMS, Claim, Verdict
 from codistill.lab.comparison import Comparison, Row
-from codistill.lab.data_root import data_root
 from codistill.lab.folder import RunFolder
 from codistill.lab.recipe import Recipe
 from codistill.lab.results import PeerResult
@@ -127,17 +126,16 @@ def _score_ensemble(
 ) -> _Scored | None:
     """Score the mean of the probabilities of models that never met; None where there are none.
 
-    Also None where the right answers are not at hand: scores are kept with the results, data are not. With
-    the data of another version, the answers are not those that the first model was scored against.
+    Also None where a model has left no scores or no right answers, as in a search.
     """
     if arm.method != "alone" or arm.peers < 2:
         return None
-    targets = _test_targets(arm)
     accuracy, nll, labels = {}, {}, {}
     for seed, peers in seeds.items():
         members = [_test_scores(folder, arm.label, seed, peer.peer) for peer in peers]
         scores = [member for member in members if member is not None]
-        if targets is None or len(scores) < len(members) or not _agree(scores[0], targets, peers[0]):
+        targets = _common_targets([_test_targets(folder, arm.label, seed, peer.peer) for peer in peers])
+        if targets is None or [len(member) for member in scores] != [len(targets)] * len(peers):
             continue
         probabilities = np.mean([np.exp(member.astype(np.float64)) for member in scores], axis=0)
         labels[seed] = probabilities.argmax(axis=1)
@@ -151,18 +149,17 @@ def _test_scores(folder: RunFolder, arm: str, seed: int, peer: str) -> NDArray[n
     return results.load_test_scores(path) if path.exists() else None
 
 
-def _test_targets(arm: Recipe) -> NDArray[np.int64] | None:
-    try:
-        task = tasks.load(arm.task, data_root=data_root())
-    except DataMissingError:
+def _test_targets(folder: RunFolder, arm: str, seed: int, peer: str) -> NDArray[np.int64] | None:
+    path = folder.peer_path(arm, seed, peer) / results.TEST_TARGETS
+    return results.load_test_targets(path) if path.exists() else None
+
+
+def _common_targets(found: Sequence[NDArray[np.int64] | None]) -> NDArray[np.int64] | None:
+    """Return the right answers that all models were scored against; None unless they are the same."""
+    first = found[0]
+    if first is None or not all(one is not None and np.array_equal(one, first) for one in found):
         return None
-    return np.asarray(task.test().targets.numpy(), dtype=np.int64)
-
-
-def _agree(scores: NDArray[np.float32], targets: NDArray[np.int64], result: PeerResult) -> bool:
-    if result.test_accuracy is None or len(scores) != len(targets):
-        return False
-    return bool(np.isclose(np.mean(scores.argmax(axis=1) == targets), result.test_accuracy, atol=1e-6))
+    return first
 
 
 def _row(

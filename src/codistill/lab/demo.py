@@ -21,7 +21,7 @@ def train_demo(folder: RunFolder, *, device: str = "auto", on_progress: OnProgre
         on_progress: Called with the label of an arm, its updates done, and its updates in all.
 
     Raises:
-        CodistillError: If a job fails.
+        JobError: If a job fails.
     """
     options = LaunchOptions(device=device, keep_exchange="first")
     for arms in _by_shape(folder.arms):

@@ -6,6 +6,7 @@
     <out>/<arm>/seed-<s>/<peer>/metrics.jsonl   one row an evaluation
     <out>/<arm>/seed-<s>/<peer>/result.json     written when the peer has finished
     <out>/<arm>/seed-<s>/<peer>/test_scores.npy log-probabilities on the test set
+    <out>/<arm>/seed-<s>/<peer>/test_targets.npy the right classes of the test set
     <out>/<arm>/seed-<s>/<peer>/checkpoint.pt   for resuming
     <out>/<arm>/seed-<s>/exchange/              the store of codistilling peers
     <out>/<arm>/logs/<peer>.log                 what the job of a peer printed
@@ -27,6 +28,9 @@ MARK = "run.json"
 
 IfExists = Literal["refuse", "overwrite", "resume"]
 
+_NAME_RESULTS = "Name what codistill demo or codistill train left."
+_NAME_ANOTHER = "Name another folder; this one is left as it is."
+
 
 class RunFolder:
     """A results folder: where things are, and what is there.
@@ -46,7 +50,7 @@ class RunFolder:
             RecipeError: If a recipe in ``run.json`` cannot be read.
         """
         self.path = Path(path)
-        self.document = _read_mark(self.path)
+        self.document = _read_mark(self.path, argument="folder", next_step=_NAME_RESULTS)
         where = str(self.path / MARK)
         self.arms = tuple(recipe.from_document(arm, where=where) for arm in self.document["arms"])
         self.seeds = tuple(int(seed) for seed in self.document["seeds"])
@@ -107,7 +111,7 @@ def create(
         seeds: Seeds that each arm is trained with.
         command: The command line, for the record.
         if_exists: What to do about an earlier run: "refuse" it, "overwrite" it (delete everything in
-            the folder first), or "resume" it; arms and seeds may be added then, but not changed.
+            the folder first), or "resume" it: arms and seeds may be added then, not changed.
 
     Raises:
         RunExistsError: If the folder has an earlier run and that is refused, or anything else in it.
@@ -116,19 +120,26 @@ def create(
     """
     _check_plan(arms, seeds)
     path = Path(path)
+    origin: dict[str, Any] = {
+        "command": list(command),
+        "versions": provenance.versions(),
+        "machine": provenance.machine(),
+        "resumed_with": [],
+    }
     arms = [replace(arm, arm=arm.label, seed=seeds[0]) for arm in arms]
     if path.is_dir() and any(path.iterdir()):
         earlier = _take_over(path, if_exists)
         if earlier is not None:
             _check_same_arms(path, earlier.arms, arms)
+            labels = {arm.label for arm in earlier.arms}
+            arms = [*earlier.arms, *(arm for arm in arms if arm.label not in labels)]
             seeds = tuple(dict.fromkeys((*earlier.seeds, *seeds)))
             arms = [replace(arm, seed=seeds[0]) for arm in arms]
+            origin = _resumed(earlier.document, origin)
     document = {
         "format": FORMAT,
         "kind": KIND,
-        "command": list(command),
-        "versions": provenance.versions(),
-        "machine": provenance.machine(),
+        **origin,
         "arms": [recipe.to_document(arm) for arm in arms],
         "seeds": list(seeds),
     }
@@ -141,6 +152,15 @@ def create(
             "Name another folder."
         ) from e
     return RunFolder(path)
+
+
+def _resumed(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """Return where the results come from: from the first command, and from those that went on with it."""
+    later = {field: now[field] for field in ("command", "versions")}
+    return {
+        **{field: earlier[field] for field in ("command", "versions", "machine") if field in earlier},
+        "resumed_with": [*earlier["resumed_with"], later],
+    }
 
 
 def _check_plan(arms: Sequence[Recipe], seeds: Sequence[int]) -> None:
@@ -158,9 +178,9 @@ def _take_over(path: Path, if_exists: IfExists) -> RunFolder | None:
             f"out must be a new folder, got {path}, which holds an earlier run. "
             "Pass --resume to finish it, or --overwrite to delete it and start again."
         )
+    _read_mark(path, argument="out", next_step=_NAME_ANOTHER)
     if if_exists == "resume":
         return RunFolder(path)
-    _read_mark(path)
     for entry in path.iterdir():
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
@@ -173,11 +193,7 @@ def _check_same_arms(path: Path, earlier: Sequence[Recipe], arms: Sequence[Recip
     asked = {arm.label: recipe.to_document(arm) for arm in arms}
     for arm in earlier:
         if arm.label not in asked:
-            raise RunExistsError(
-                f"arms must include those of the run that is resumed, got none labelled {arm.label!r}, which "
-                f"{path} has. "
-                "Pass the same options, or --overwrite to start again."
-            )
+            continue
         for field, before in recipe.to_document(arm).items():
             now = asked[arm.label][field]
             if field != "seed" and now != before:
@@ -187,24 +203,28 @@ def _check_same_arms(path: Path, earlier: Sequence[Recipe], arms: Sequence[Recip
                 )
 
 
-def _read_mark(path: Path) -> dict[str, Any]:
+def _read_mark(path: Path, *, argument: str, next_step: str) -> dict[str, Any]:
     if not (path / MARK).is_file():
         raise RunExistsError(
-            f"out must be a results folder of codistill, got {path}, which has no {MARK}. "
-            "Name another folder; this one is left as it is."
+            f"{argument} must be a results folder of codistill, got {path}, which has no {MARK}. {next_step}"
         )
     document = documents.read_json(path / MARK)
     if not isinstance(document, Mapping) or document.get("kind") != KIND:
         raise RunExistsError(
-            f"out must be a results folder of codistill, got {path}, whose {MARK} is something else. "
-            "Name another folder; this one is left as it is."
+            f"{argument} must be a results folder of codistill, got {path}, whose {MARK} is something else. "
+            f"{next_step}"
         )
     if document.get("format") != FORMAT:
         raise RunExistsError(
             f"{path / MARK} must have format {FORMAT}, got {document.get('format')!r}. "
             "Use the version of codistill that wrote it."
         )
-    for field in ("arms", "seeds", "command"):
+    # Absent in folders that were made before it was recorded.
+    document = {"resumed_with": [], **document}
+    for field in ("arms", "seeds", "command", "resumed_with"):
         if not isinstance(document.get(field), list):
             raise RunExistsError(f"{path / MARK} must list {field}, got {document.get(field)!r}.")
-    return dict(document)
+    for later in document["resumed_with"]:
+        if not isinstance(later, Mapping) or not isinstance(later.get("command"), list):
+            raise RunExistsError(f"{path / MARK} must list a command in each resumed_with, got {later!r}.")
+    return document

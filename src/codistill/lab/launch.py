@@ -7,15 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from codistill.lab import methods, results, tasks
+from codistill.lab import extras, methods, results, tasks
 from codistill.lab.checkpoint import CHECKPOINT
 from codistill.lab.data_root import data_root
+from codistill.lab.device import check_device
 from codistill.lab.folder import RunFolder
 from codistill.lab.job import Job, save_job
 from codistill.lab.methods.base import Plan
 from codistill.lab.processes import run_jobs
 from codistill.lab.recipe import Recipe
 from codistill.lab.results import PeerResult
+
+REPORT_PACKAGES = ("scipy", "matplotlib", "jinja2")
+"""What the report needs: better missed before training than after."""
 
 OnProgress = Callable[[str, int, int], None]
 """Called with the label of an arm, its updates done, and its updates in all."""
@@ -40,10 +44,14 @@ def check(recipes: Sequence[Recipe], *, options: LaunchOptions | None = None) ->
 
     Raises:
         RecipeError: If a recipe cannot be trained.
+        ValueError: If there is no such device.
         DataMissingError: If the data of a task are not there.
-        ExtraMissingError: If a package that reads them is not installed.
+        ExtraMissingError: If a package that reads them, or one that the report needs, is not installed.
     """
     options = options or LaunchOptions()
+    for package in REPORT_PACKAGES:
+        extras.check_installed(package, "lab")
+    check_device(options.device)
     for recipe in recipes:
         methods.method(recipe.method).plan(recipe)
     for task in sorted({recipe.task for recipe in recipes}):
@@ -74,9 +82,9 @@ def launch(
     Raises:
         RecipeError: If a recipe cannot be trained.
         DataMissingError: If the data of a task are not there.
-        ExtraMissingError: If a package that reads them is not installed.
-        ValueError: If the recipes differ in peers or ranks.
-        CodistillError: If a job fails; the message ends with its traceback.
+        ExtraMissingError: If a package that reads them, or one that the report needs, is not installed.
+        ValueError: If the recipes differ in peers or ranks, or there is no such device.
+        JobError: If a job fails; the message ends with its traceback.
 
     **Blocks**: until all have finished.
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from codistill.errors import CodistillError
+from codistill.errors import JobError
 from codistill.lab import provenance
 from codistill.lab.job import Job
 
@@ -26,7 +26,7 @@ def run_jobs(jobs: Sequence[Job], *, ranks: int, on_poll: Callable[[], None]) ->
         on_poll: Called several times a second.
 
     Raises:
-        CodistillError: If a job fails; the message ends with its traceback.
+        JobError: If a job fails; the message ends with its traceback.
 
     **Blocks**: until all have finished.
 
@@ -52,7 +52,7 @@ def run_jobs(jobs: Sequence[Job], *, ranks: int, on_poll: Callable[[], None]) ->
             on_poll()
             for job in jobs:
                 if codes[job.peer]:
-                    raise CodistillError(_failure(job, codes[job.peer], ranks), peer=job.peer)
+                    raise JobError(_failure(job, codes[job.peer], ranks), peer=job.peer)
             if all(code == 0 for code in codes.values()):
                 return
             time.sleep(_POLL_S)
@@ -61,8 +61,8 @@ def run_jobs(jobs: Sequence[Job], *, ranks: int, on_poll: Callable[[], None]) ->
 def _command(job: Job, ranks: int) -> list[str]:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
     # The machine's own name may not resolve.
-    worker = ["-m", "codistill.lab.worker", str(job.path), "--end-with-stdin"]
-    return [*launcher, "--local-addr=127.0.0.1", *worker]
+    program = ["-m", "codistill.lab.rank", str(job.path), "--end-with-stdin"]
+    return [*launcher, "--local-addr=127.0.0.1", *program]
 
 
 def _environment(threads: int) -> dict[str, str]:
@@ -82,7 +82,7 @@ def _failure(job: Job, code: int | None, ranks: int) -> str:
 
 
 def _end(processes: list[subprocess.Popen[bytes]]) -> None:
-    """End the launchers that still run; each ends its own workers when it is terminated."""
+    """End the launchers that still run; each ends its own ranks when it is terminated."""
     running = [process for process in processes if process.poll() is None]
     for process in running:
         process.terminate()

@@ -6,7 +6,7 @@ from importlib import metadata
 
 from codistill.version import __version__
 
-_PACKAGES = ("torch", "numpy", "scikit-learn", "pillow")
+_PACKAGES = ("torch", "safetensors", "numpy", "scipy", "scikit-learn", "pillow")
 
 
 def versions() -> dict[str, str]:

@@ -13,6 +13,7 @@ MOST_PEERS = 26
 """Peers are named with one letter each."""
 
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_FOLDER_NAME_RULE = "be made of letters, digits, '.', '_' and '-', beginning with a letter or digit"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +35,7 @@ class Recipe:
     """
 
     name: str
-    """Name of the recipe."""
+    """Name of the recipe, and of the folder in runs/ that its results go to by default."""
     task: str
     """Data, model and metric: "digits" or "cifar10"."""
     summary: str = ""
@@ -93,8 +94,9 @@ class Recipe:
     """Seed of initial weights, order of samples and augmentation, with the peer's number."""
 
     def __post_init__(self) -> None:
-        plain = not self.arm or _FOLDER_NAME.fullmatch(self.arm)
-        self._check("arm", plain, "be made of letters, digits, '.', '_' and '-'")
+        # Both become folders, and must not lead out of the one they are put in.
+        self._check("name", _FOLDER_NAME.fullmatch(self.name), _FOLDER_NAME_RULE)
+        self._check("arm", not self.arm or _FOLDER_NAME.fullmatch(self.arm), _FOLDER_NAME_RULE)
         self._check_listed("task", tasks.names())
         self._check_listed("method", methods.names())
         self._check_listed("regime", ("all_data", "disjoint"))

@@ -1,4 +1,4 @@
-"""What one peer of one run leaves: rows of metrics, a result, its scores on the test set."""
+"""What one peer of one run leaves: rows of metrics, a result, scores and right answers on the test set."""
 
 import json
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ from codistill.lab import documents
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
 TEST_SCORES = "test_scores.npy"
+TEST_TARGETS = "test_targets.npy"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,3 +144,16 @@ def load_test_scores(path: Path) -> "np.ndarray[Any, np.dtype[np.float32]]":
             f"{path} must hold float32 [samples, classes], got {scores.dtype} {list(scores.shape)}."
         )
     return np.asarray(scores)
+
+
+def load_test_targets(path: Path) -> "np.ndarray[Any, np.dtype[np.int64]]":
+    """Return the right classes of the test set, [samples], int64.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If it does not hold that.
+    """
+    targets = np.load(path, allow_pickle=False)
+    if targets.ndim != 1 or targets.dtype != np.int64:
+        raise ValueError(f"{path} must hold int64 [samples], got {targets.dtype} {list(targets.shape)}.")
+    return np.asarray(targets)

@@ -82,7 +82,7 @@ def search(
         on_progress: Called with the arm's label, updates done, and updates in all.
 
     Raises:
-        CodistillError: If a run fails.
+        JobError: If a run fails.
     """
     grid = {
         f"lr{learning_rate:g}-wd{weight_decay:g}": (learning_rate, weight_decay)

@@ -158,7 +158,8 @@ class Trainer:
         return metrics.distance_from_initialisation(dict(self._model.named_parameters()), self._initial)
 
     def _finish(self, validation: Scores, *, read_test: bool) -> PeerResult:
-        test = self._scores(self._task.test()) if read_test else None
+        split = self._task.test() if read_test else None
+        test = None if split is None else self._scores(split)
         result = PeerResult(
             arm=self._recipe.label,
             peer=self._place.peer,
@@ -174,8 +175,9 @@ class Trainer:
             seconds=self._seconds,
             **asdict(self._method.costs()),
         )
-        if test is not None:
+        if split is not None and test is not None:
             np.save(self._folder / results.TEST_SCORES, test.log_probabilities.numpy(), allow_pickle=False)
+            np.save(self._folder / results.TEST_TARGETS, split.targets.numpy(), allow_pickle=False)
         # Last, as its presence says that this peer has finished.
         results.save_result(self._folder / results.RESULT, result)
         return result

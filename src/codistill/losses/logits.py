@@ -79,9 +79,14 @@ def check_temperature(temperature: float) -> None:
         temperature: The divisor to check.
 
     Raises:
-        ValueError: If it is not.
+        TypeError: If it is no number.
+        ValueError: If it is not finite or not > 0.
     """
-    if isinstance(temperature, bool) or not (math.isfinite(temperature) and temperature > 0):
+    if isinstance(temperature, bool) or not isinstance(temperature, int | float):
+        raise TypeError(
+            f"temperature must be a number, got {temperature!r}. 1 leaves the logits as they are."
+        )
+    if not (math.isfinite(temperature) and temperature > 0):
         raise ValueError(
             f"temperature must be a finite number > 0, got {temperature!r}. 1 leaves the logits as they are."
         )

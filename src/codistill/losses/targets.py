@@ -157,7 +157,9 @@ def _divisor(
                 "Sum it first."
             )
         return denominator
-    if isinstance(denominator, bool) or not (math.isfinite(denominator) and denominator > 0):
+    if isinstance(denominator, bool) or not isinstance(denominator, int | float):
+        raise TypeError(f"denominator must be a number or a 0-d tensor, got {denominator!r}. Sum it first.")
+    if not (math.isfinite(denominator) and denominator > 0):
         raise ValueError(
             f"denominator must be > 0, got {denominator!r}. "
             "Leave it out to divide by the positions that count."

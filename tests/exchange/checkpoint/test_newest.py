@@ -309,7 +309,10 @@ def test_a_finished_peer_stays_a_teacher(store, join, weight_of, make_model):
 def test_no_more_teachers_than_allowed(store, join, publish):
     for peer in "bcdefg":
         publish(store, peer, [1])
-    exchange = join(store, "a", topology="all", teachers=TeacherOptions(max_teachers=2))
+    with pytest.warns(CodistillWarning, match="max_teachers: d, e, f, g will not be learnt from") as caught:
+        exchange = join(store, "a", topology="all", teachers=TeacherOptions(max_teachers=2))
+        step(exchange, 1)
+    assert len(caught) == 1
     assert list(exchange.teachers) == ["b", "c"]
 
 

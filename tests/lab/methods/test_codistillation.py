@@ -15,3 +15,8 @@ def test_a_single_peer_cannot_codistill(tiny: Recipe) -> None:
 def test_a_loss_that_does_not_exist_is_noticed_before_anything_starts(tiny: Recipe) -> None:
     with pytest.raises(RecipeError, match="recipe 'tiny'"):
         Codistillation.plan(replace(tiny, distillation_loss="telepathy"))
+
+
+def test_a_loss_that_does_not_go_with_combine_is_noticed_before_anything_starts(tiny: Recipe) -> None:
+    with pytest.raises(RecipeError, match=r"combine must be 'losses' or 'logits' .*recipe 'tiny'"):
+        Codistillation.plan(replace(tiny, distillation_loss="logit_mse", combine="probabilities"))

@@ -61,6 +61,7 @@ def fabricate(path: Path) -> Path:
                 )
                 scores = _scores(targets, level + random.normal(0, 0.003), random)
                 np.save(path / results.TEST_SCORES, scores)
+                np.save(path / results.TEST_TARGETS, targets)
                 right = float(np.mean(scores.argmax(axis=1) == targets))
                 results.save_result(path / results.RESULT, _result(arm, seed, peer, right, random))
     return run.path

@@ -1,4 +1,5 @@
 import io
+import json
 import re
 import sys
 from dataclasses import replace
@@ -92,6 +93,17 @@ def test_report_escapes_what_comes_from_the_command_line(results_folder):
     text = write_report(results_folder).read_text(encoding="utf-8")
     assert "a <b>" not in text
     assert "a &lt;b&gt; &amp; c" in text
+
+
+def test_report_shows_the_commands_that_resumed_the_run(results_folder):
+    path = results_folder / "run.json"
+    document = json.loads(path.read_text())
+    later = {"command": ["codistill", "demo", "--resume"], "versions": {"torch": "99.1"}}
+    path.write_text(json.dumps(document | {"resumed_with": [later]}))
+    words = " ".join(Page(write_report(results_folder).read_text(encoding="utf-8")).words)
+    assert "codistill demo --out" in words
+    assert "codistill demo --resume" in words
+    assert "99.1" in words
 
 
 def test_report_writes_the_comparison_beside_it(results_folder, comparison):

@@ -1,8 +1,10 @@
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from codistill.errors import ExtraMissingError
 from codistill.lab.tasks.cifar10 import MEAN, PADDING, STANDARD_DEVIATION, Cifar10, crop_and_flip
 
 
@@ -61,3 +63,9 @@ def test_the_real_images_have_the_documented_mean_and_deviation(data_root: Path,
     pixels = torch.cat([task.train.inputs, task.validation.inputs]).float() / 255
     assert pixels.mean(dim=(0, 2, 3)).tolist() == pytest.approx(MEAN, abs=1e-4)
     assert pixels.std(dim=(0, 2, 3)).tolist() == pytest.approx(STANDARD_DEVIATION, abs=1e-4)
+
+
+def test_pillow_is_asked_for_before_anything_else(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(ExtraMissingError, match=r"PIL must be installed .* 'codistill\[lab\]'"):
+        Cifar10.prepare(tmp_path)

@@ -10,7 +10,7 @@ from torch import Tensor
 from codistill.errors import KeyMissingError, SnapshotError, SnapshotIntegrityError, StoreError
 from codistill.snapshots.codec import decode_exact, verify_chunk
 from codistill.snapshots.info import SnapshotInfo
-from codistill.snapshots.keys import is_peer_name, pointer_key, shard_key
+from codistill.snapshots.keys import check_peer_name, is_peer_name, pointer_key, shard_key
 from codistill.snapshots.manifest import CHUNK_BYTES, Manifest, ManifestReference
 from codistill.snapshots.pointer import MAX_POINTER_BYTES, Pointer
 from codistill.stores.base import Store
@@ -161,10 +161,12 @@ def load_snapshot(store: str | Path | Store, peer: str) -> tuple[dict[str, Tenso
         Canonical name to tensor, on the CPU, for ``load_state_dict``; and what is known of it.
 
     Raises:
+        TypeError, ValueError: If ``store`` or ``peer`` is no such thing.
         KeyMissingError: If the peer has published nothing.
         SnapshotError: If what it published cannot be used.
         StoreError: If the store cannot be read.
     """
+    check_peer_name(peer)
     opened = open_store(store, is_read_only=True)
     fetcher = Fetcher(opened, run_id=None, max_bytes=None)
     pointer = fetcher.pointer(peer)

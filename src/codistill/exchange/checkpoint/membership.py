@@ -159,8 +159,15 @@ class PeerFinder:
         Args:
             present: The others that have published; without meaning where ``peers`` is given.
         """
+        return self._candidates(present)[: self._max_teachers]
+
+    def left_out(self, present: Iterable[str]) -> tuple[str, ...]:
+        """Return the peers to learn from for which there is no room; ``present`` as for ``teachers``."""
+        return self._candidates(present)[self._max_teachers :]
+
+    def _candidates(self, present: Iterable[str]) -> tuple[str, ...]:
         peers = self._peers or sorted({self._peer, *present})
-        return self._topology.teachers(peers)[self._peer][: self._max_teachers]
+        return self._topology.teachers(peers)[self._peer]
 
 
 def check_peers(

@@ -92,6 +92,7 @@ class NewestReader(Reader):
         # A peer whose pointer is not to be read just now is still there.
         wanted = self._finder.teachers({*pointers, *held})
         self._classroom.keep_only(wanted)
+        self._notice_being_crowded({*pointers, *held})
         for name in sorted({*wanted, *errors}):
             pointer = pointers.get(name)
             try:
@@ -121,6 +122,15 @@ class NewestReader(Reader):
         if pointer is not None:
             self._refused[name] = pointer.order
         self._notices.say(("fetch", name), message)
+
+    def _notice_being_crowded(self, present: set[str]) -> None:
+        left_out = self._finder.left_out(present)
+        if left_out:
+            self._notices.say(
+                "crowded",
+                f"There are more teachers than max_teachers: {', '.join(left_out)} will not be learnt from. "
+                "Pass TeacherOptions(max_teachers=...) for more of them, or topology='ring' for one.",
+            )
 
     def _notice_being_alone(self, step: int) -> None:
         is_alone = self._finder.expects_teachers and not self._classroom.orders

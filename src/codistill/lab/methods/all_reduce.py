@@ -15,7 +15,7 @@ from codistill.lab.recipe import Recipe
 class AllReduce(Method):
     """Train one model on ``ranks`` processes with `DistributedDataParallel`.
 
-    Needs the default process group, which the worker makes. A single rank trains without it.
+    Needs the default process group, which the program of the rank makes. A single rank trains without it.
     """
 
     def __init__(self, recipe: Recipe, place: Place) -> None:

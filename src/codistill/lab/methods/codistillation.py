@@ -10,9 +10,10 @@ from typing_extensions import override
 from codistill.codistiller import Codistiller
 from codistill.errors import RecipeError
 from codistill.exchange.checkpoint import CheckpointExchange
+from codistill.exchange.teachers import TeacherOptions
 from codistill.lab.methods.base import Costs, Method, Place
 from codistill.lab.recipe import Recipe
-from codistill.losses import Divergence
+from codistill.losses import Divergence, validate_combine
 from codistill.step_report import StepReport
 
 
@@ -34,7 +35,7 @@ class Codistillation(Method):
                 f'Change it, or set method="alone", in recipe {recipe.name!r}.'
             )
         try:
-            _divergence(recipe)
+            validate_combine(_divergence(recipe), recipe.combine)
         except ValueError as e:
             raise RecipeError(f"{e} It is set in recipe {recipe.name!r}.") from e
         return recipe.peers, 1
@@ -49,6 +50,7 @@ class Codistillation(Method):
             interval_steps=recipe.interval_steps,
             topology=recipe.topology,
             lockstep=recipe.lockstep,
+            teachers=TeacherOptions(max_teachers=len(self._plan.peers) - 1),
         )
         self._codistiller = Codistiller(
             model,

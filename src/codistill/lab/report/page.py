@@ -68,7 +68,10 @@ def _render(run: RunFolder, comparison: Comparison) -> str:
             figures=[(caption, jinja2.utils.markupsafe.Markup(svg)) for caption, svg in _figures(run, shown)],
             settings=[_settings(arm) for arm in shown],
             tuning=describe_tuning(shown),
-            command=shlex.join(str(word) for word in run.document["command"]),
+            command=_command(run.document),
+            resumed_with=[
+                (_command(later), _mapping(later.get("versions"))) for later in run.document["resumed_with"]
+            ],
             origin={**_mapping(run.document.get("versions")), **_mapping(run.document.get("machine"))},
         )
     )
@@ -133,6 +136,10 @@ def _settings(arm: Recipe) -> dict[str, Any]:
         "interval": str(arm.interval_steps) if arm.method == "codistillation" else "-",
     }
     return {"arm": arm.label, "summary": arm.summary, "values": values}
+
+
+def _command(document: Mapping[str, Any]) -> str:
+    return shlex.join(str(word) for word in document["command"])
 
 
 def _mapping(value: object) -> Mapping[str, object]:

@@ -15,6 +15,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
+from codistill.lab.extras import check_installed
 from codistill.lab.tasks.base import Split, Task
 from codistill.lab.tasks.jpegs import load_images
 from codistill.lab.tasks.resnet import ResNet8
@@ -30,6 +31,8 @@ class Cifar10(Task):
     @classmethod
     @override
     def prepare(cls, data_root: Path) -> None:
+        # Also where the images have been decoded before: the cache may be gone when a job needs it.
+        check_installed("PIL", "lab")
         for part in ("train", "test"):
             load_images(Path(data_root) / "cifar10" / f"{part}.npz")
 
