@@ -311,8 +311,8 @@ def test_no_more_teachers_than_allowed(store, join, publish):
         publish(store, peer, [1])
     with pytest.warns(CodistillWarning, match="max_teachers: d, e, f, g will not be learnt from") as caught:
         exchange = join(store, "a", topology="all", teachers=TeacherOptions(max_teachers=2))
-        step(exchange, 1)
     assert len(caught) == 1
+    step(exchange, 1)  # a second warning would be an error
     assert list(exchange.teachers) == ["b", "c"]
 
 

@@ -43,7 +43,7 @@ ARMS: tuple[Recipe, ...] = (
         arm="codistillation_2",
         method="codistillation",
         peers=2,
-        summary="two peers, the same data and samples: parity without all-reduce, less churn",
+        summary="two peers, the same data and samples an update, no all-reduce",
     ),
     replace(
         _PLAIN,
@@ -67,7 +67,7 @@ ARMS: tuple[Recipe, ...] = (
         method="codistillation",
         peers=2,
         regime="disjoint",
-        summary="two peers, each sees another half: knowledge travels through predictions",
+        summary="two peers, each sees another half: does knowledge travel through predictions?",
     ),
     replace(
         _PLAIN,
