@@ -24,6 +24,7 @@ FLOORS = {
     "parallel": 2,
     "exchange": 3,
     "step_report": 4,
+    "tally": 4,
     "codistiller": 4,
     "mutual": 4,
     "testing": 5,
@@ -32,7 +33,7 @@ FLOORS = {
     "__main__": 7,
 }
 # Files of one floor that may import one another: together they are the face.
-TOGETHER = ({"step_report", "codistiller"},)
+TOGETHER = ({"codistiller", "step_report", "tally"},)
 
 
 def modules() -> list[Path]:

@@ -1,7 +1,6 @@
 """The object users hold: one more term in the loss, one more call a step."""
 
 import math
-import operator
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -14,13 +13,14 @@ from torch import Tensor, nn
 
 from codistill.arguments import check_int
 from codistill.errors import CodistillWarning
-from codistill.exchange.base import Exchange, Predictions, Progress, TeacherInfo, check_inputs
+from codistill.exchange.base import Exchange, Predictions, TeacherInfo, check_inputs
 from codistill.losses.divergences import Divergence, DivergenceFunction, as_divergence
 from codistill.losses.targets import Combine, DenseTarget, distillation_term, validate_combine
 from codistill.parallel.group import check_single_rank
 from codistill.schedules import BurnIn, Schedule, as_schedule
 from codistill.snapshots.document import Fields
 from codistill.step_report import StepReport
+from codistill.tally import Tally
 
 _STATE_VERSION = 1
 _LOSSES_WITHOUT_A_STEP = 1000
@@ -99,20 +99,10 @@ class Codistiller:
         self._weight = BurnIn(as_schedule(_checked_weight(weight)), burn_in_steps)
         self._exchange = exchange
         exchange.bind(model, outputs_to_logits)
-        self._step = 0
-        self._samples = 0
-        self._steps_with_teacher = 0
-        self._teacher_samples = 0
+        self._tally = Tally()
         self._stall_s = 0.0
-        self._task_losses = _Mean()
-        self._told_losses: tuple[float | None, float | None] = (None, None)
         self._has_begun = False
         self._has_warned = False
-        # Of the step that is under way:
-        self._losses_seen = 0
-        self._samples_seen = 0
-        self._predictions_seen: list[Predictions] = []
-        self._distillation_losses = _Mean()
         self._has_checked_loss = False
         self._is_closed = False
 
@@ -167,7 +157,8 @@ class Codistiller:
             predictions = self._exchange.predict(inputs, logits)
         term = self._term(logits, predictions, mask, denominator) if weight > 0.0 else None
         if is_training:
-            self._count_loss(logits, inputs, predictions, term)
+            self._tally.count_loss(logits, predictions, term, is_shared=isinstance(inputs, Predictions))
+            self._notice_missing_steps()
         return logits.new_zeros(()) if term is None else term * weight
 
     def _term(
@@ -201,8 +192,7 @@ class Codistiller:
         self, logits: Tensor, inputs: Any, mask: Tensor | None, denominator: float | Tensor | None
     ) -> None:
         """Refuse wrong arguments in the first call, not in the first one that has a teacher."""
-        if self._is_closed:
-            raise RuntimeError("The Codistiller has been closed. Make a new one to train on.")
+        self._check_open()
         if not isinstance(logits, Tensor):
             raise TypeError(f"logits must be a tensor, got {type(logits).__name__}. Pass the model's logits.")
         if not isinstance(inputs, Predictions):
@@ -238,8 +228,7 @@ class Codistiller:
             CodistillError: What hinders the run from starting, at the first call.
             RuntimeError: If it has been closed.
         """
-        if self._is_closed:
-            raise RuntimeError("The Codistiller has been closed. Make a new one to train on.")
+        self._check_open()
         if torch.is_grad_enabled():
             self._begin()
         if not self._has_begun or self._weight_now() == 0.0:
@@ -268,29 +257,17 @@ class Codistiller:
             CodistillError: In lockstep, if a peer is missing or its snapshot cannot be used.
             RuntimeError: If it has been closed.
         """
-        if self._is_closed:
-            raise RuntimeError("The Codistiller has been closed. Make a new one to train on.")
-        samples = self._samples_seen if samples is None else _checked_samples(samples)
-        if task_loss is not None:
-            task_loss = _checked_task_loss(task_loss)
+        self._check_open()
+        tally = self._tally
         weight = self._weight_now()
-        self._steps_with_teacher += bool(self._exchange.teachers)
-        self._step += 1
-        self._samples += samples
-        if task_loss is not None:
-            self._task_losses.add(task_loss)
+        tally.count_step(task_loss=task_loss, samples=samples, has_teacher=bool(self._exchange.teachers))
         publishes = self._exchange.counters.publishes
         if self._has_begun:
-            is_publishing = self._step % self._exchange.interval_steps == 0
+            is_publishing = tally.step % self._exchange.interval_steps == 0
             with self._stalling():
-                self._exchange.step(self._progress(with_losses=is_publishing))
-            if is_publishing:
-                self._task_losses = _Mean()
+                self._exchange.step(tally.progress(with_losses=is_publishing))
         report = self._report(weight, published=self._exchange.counters.publishes > publishes)
-        self._losses_seen = 0
-        self._samples_seen = 0
-        self._predictions_seen = []
-        self._distillation_losses = _Mean()
+        tally.begin_next_step()
         return report
 
     def state_dict(self) -> dict[str, Any]:
@@ -300,12 +277,7 @@ class Codistiller:
         """
         return {
             "version": _STATE_VERSION,
-            "step": self._step,
-            "samples": self._samples,
-            "steps_with_teacher": self._steps_with_teacher,
-            "teacher_samples": self._teacher_samples,
-            "task_loss": self._task_losses.value(),
-            "task_losses": self._task_losses.count,
+            **self._tally.state_dict(),
             "exchange": self._exchange.state_dict(),
         }
 
@@ -325,15 +297,10 @@ class Codistiller:
                 f"state must be of version {_STATE_VERSION}, got {version}. "
                 "Load what Codistiller.state_dict returned, with the codistill that saved it or a newer one."
             )
-        step, samples = fields.integer("step"), fields.integer("samples")
-        steps_with_teacher = fields.integer("steps_with_teacher")
-        teacher_samples = fields.integer("teacher_samples")
-        task_losses = _Mean.of(fields.number_or_none("task_loss"), fields.integer("task_losses"))
+        tally = Tally.from_fields(fields)
         fields.fields("exchange")
         self._exchange.load_state_dict(state["exchange"])
-        self._step, self._samples = step, samples
-        self._steps_with_teacher, self._teacher_samples = steps_with_teacher, teacher_samples
-        self._task_losses = task_losses
+        self._tally = tally
 
     def close(self, *, publish: bool = True) -> None:
         """End: leave a last snapshot for the others, marked as finished. A second call does nothing.
@@ -351,7 +318,7 @@ class Codistiller:
         """
         self._is_closed = True
         with self._stalling():
-            self._exchange.close(self._progress(with_losses=True), publish=publish and self._has_begun)
+            self._exchange.close(self._tally.progress(with_losses=True), publish=publish and self._has_begun)
 
     def __enter__(self) -> Self:
         return self
@@ -368,21 +335,16 @@ class Codistiller:
     def _begin(self) -> None:
         if not self._has_begun:
             with self._stalling():
-                self._exchange.begin(self._progress(with_losses=False))
+                self._exchange.begin(self._tally.progress(with_losses=False))
             self._has_begun = True
 
-    def _count_loss(self, logits: Tensor, inputs: Any, predictions: Predictions, term: Tensor | None) -> None:
-        """Count a loss that went well; heads that share one batch's predictions share its samples."""
-        if not any(predictions is seen for seen in self._predictions_seen):
-            self._samples_seen += _batch_size(logits)
-            self._teacher_samples += sum(_batch_size(peer.target.logits) for peer in predictions.peers)
-        if isinstance(inputs, Predictions):
-            self._predictions_seen.append(predictions)
-        if term is not None:
-            self._distillation_losses.add(term)
-        self._losses_seen += 1
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise RuntimeError("The Codistiller has been closed. Make a new one to train on.")
+
+    def _notice_missing_steps(self) -> None:
         limit = max(_LOSSES_WITHOUT_A_STEP, 2 * self._exchange.interval_steps)
-        if self._losses_seen == limit and not self._has_warned:
+        if self._tally.losses_of_step == limit and not self._has_warned:
             self._has_warned = True
             warnings.warn(
                 f"loss() was called {limit} times without step(): nothing is published or fetched. "
@@ -392,43 +354,26 @@ class Codistiller:
             )
 
     def _weight_now(self) -> float:
-        weight = self._weight(self._step)
+        weight = self._weight(self._tally.step)
         if not (weight >= 0.0 and math.isfinite(weight)):
             raise ValueError(
-                f"weight must be finite and >= 0, got {weight} at step {self._step}. Correct the schedule."
+                f"weight must be finite and >= 0, got {weight} at step {self._tally.step}. "
+                "Correct the schedule."
             )
         return weight
-
-    def _progress(self, *, with_losses: bool) -> Progress:
-        """Return how far training is; a new loss is read, which waits for its device, only if asked."""
-        if with_losses:
-            # At the end there may be nothing new to tell since the last interval.
-            task_loss, distillation_loss = self._told_losses
-            if self._task_losses.count:
-                task_loss = self._task_losses.value()
-            if self._distillation_losses.count:
-                distillation_loss = self._distillation_losses.value()
-            self._told_losses = (task_loss, distillation_loss)
-        task_loss, distillation_loss = self._told_losses
-        return Progress(
-            step=self._step,
-            samples=self._samples,
-            task_loss=task_loss,
-            distillation_loss=distillation_loss,
-        )
 
     def _report(self, weight: float, *, published: bool) -> StepReport:
         counters = self._exchange.counters
         return StepReport(
-            step=self._step,
-            samples=self._samples,
+            step=self._tally.step,
+            samples=self._tally.samples,
             weight=weight,
-            distillation_loss=self._distillation_losses.tensor(),
+            distillation_loss=self._tally.distillation_losses.tensor(),
             teachers={peer: info.age_steps for peer, info in self._exchange.teachers.items()},
             published=published,
             fetched=tuple(counters.fetched),
-            teacher_share=self._steps_with_teacher / self._step,
-            teacher_samples=self._teacher_samples,
+            teacher_share=self._tally.teacher_share,
+            teacher_samples=self._tally.teacher_samples,
             bytes_published=counters.bytes_published,
             bytes_fetched=counters.bytes_fetched,
             stall_s=self._stall_s,
@@ -451,53 +396,3 @@ def _checked_weight(weight: float | Schedule) -> float | Schedule:
     if not (weight >= 0.0 and math.isfinite(weight)):
         raise ValueError(f"weight must be finite and >= 0, got {weight}. 1.0 is usual.")
     return weight
-
-
-def _checked_samples(samples: int) -> int:
-    # Whatever is an integer will do, a NumPy one or a 0-d tensor too; what is stored is an int.
-    try:
-        count = samples if isinstance(samples, bool) else operator.index(samples)
-    except TypeError:
-        count = samples
-    return check_int("samples", count, minimum=0, hint="It counts the samples of this step.")
-
-
-def _checked_task_loss(task_loss: Tensor | float) -> Tensor:
-    loss = torch.as_tensor(task_loss)
-    if loss.numel() != 1:
-        raise ValueError(
-            f"task_loss must be one number, got a tensor of shape {list(loss.shape)}. Pass its mean."
-        )
-    return loss.reshape(())
-
-
-def _batch_size(logits: Tensor) -> int:
-    return logits.shape[0] if logits.ndim > 0 else 1
-
-
-class _Mean:
-    """A running mean that leaves its numbers on their device until it is asked."""
-
-    def __init__(self, total: Tensor | None = None, count: int = 0) -> None:
-        self.total = total
-        self.count = count
-
-    @classmethod
-    def of(cls, mean: float | None, count: int) -> Self:
-        """Return the mean of ``count`` values as it was saved."""
-        return cls(None if mean is None else torch.tensor(mean * count, dtype=torch.float64), count)
-
-    def add(self, value: Tensor) -> None:
-        """Take one more value into account."""
-        value = value.detach().double() if value.device.type == "cpu" else value.detach().float()
-        self.total = value if self.total is None else self.total + value
-        self.count += 1
-
-    def tensor(self) -> Tensor | None:
-        """Return the mean, None before the first value."""
-        return None if self.total is None else self.total / self.count
-
-    def value(self) -> float | None:
-        """Return the mean as a number, which waits for its device; None before the first value."""
-        mean = self.tensor()
-        return None if mean is None else float(mean)
