@@ -256,6 +256,13 @@ def apply(
         TypeError: If a schedule is given without ``step``, or a value is of the wrong type.
         ValueError: If neither is given, a value is not finite and >= 0, a group has no weight decay to
             set, or none was built with one > 0.
+
+    Example:
+        >>> import torch
+        >>> optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1, weight_decay=1e-4)
+        >>> apply(optimizer, step=60, lr=0.1, weight_decay=AtDrops(1e-4, {30: 1e-5, 60: 0.0}))
+        >>> optimizer.param_groups[0]["weight_decay"]
+        0.0
     """
     if lr is None and weight_decay is None:
         raise ValueError("lr or weight_decay must be given, got neither. There is nothing to apply.")

@@ -19,7 +19,11 @@ from codistill.snapshots.info import SnapshotInfo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TeacherOptions:
-    """How teachers are made."""
+    """How teachers are made.
+
+    Raises:
+        TypeError, ValueError: If a field is not as described.
+    """
 
     build: Callable[[SnapshotInfo], nn.Module] | None = None
     """Returns a new module for the peer of a snapshot, once a peer, and again if that peer comes back with

@@ -78,6 +78,11 @@ def reverse_kl_divergence(
     Raises:
         TypeError: If the logits are not floating-point tensors.
         ValueError: If the shapes differ, there are fewer than two classes, or ``temperature <= 0``.
+
+    Example:
+        >>> student, teacher = torch.zeros(1, 2), torch.tensor([[3.0, 1.0]]).log()
+        >>> reverse_kl_divergence(student, teacher)  # 0.5 log(0.5 / 0.75) + 0.5 log(0.5 / 0.25)
+        tensor([0.1438])
     """
     student, teacher = _log_probability_pair(student_logits, teacher_logits, temperature, class_dim)
     return relative_entropy(student, teacher, dim=class_dim) * temperature**2
@@ -104,6 +109,11 @@ def symmetric_kl_divergence(
     Raises:
         TypeError: If the logits are not floating-point tensors.
         ValueError: If the shapes differ, there are fewer than two classes, or ``temperature <= 0``.
+
+    Example:
+        >>> student, teacher = torch.zeros(1, 2), torch.tensor([[3.0, 1.0]]).log()
+        >>> symmetric_kl_divergence(student, teacher)
+        tensor([0.1373])
     """
     student, teacher = _log_probability_pair(student_logits, teacher_logits, temperature, class_dim)
     both = relative_entropy(teacher, student, dim=class_dim) + relative_entropy(
@@ -132,6 +142,11 @@ def jensen_shannon(
     Raises:
         TypeError: If the logits are not floating-point tensors.
         ValueError: If the shapes differ, there are fewer than two classes, or ``temperature <= 0``.
+
+    Example:
+        >>> student, teacher = torch.zeros(1, 2), torch.tensor([[3.0, 1.0]]).log()
+        >>> jensen_shannon(student, teacher)
+        tensor([0.0338])
     """
     student, teacher = _log_probability_pair(student_logits, teacher_logits, temperature, class_dim)
     # The derivative of logaddexp(-inf, -inf) is NaN, so classes that neither allows are taken out first.
@@ -162,6 +177,11 @@ def soft_cross_entropy(
     Raises:
         TypeError: If the logits are not floating-point tensors.
         ValueError: If the shapes differ, there are fewer than two classes, or ``temperature <= 0``.
+
+    Example:
+        >>> student, teacher = torch.zeros(1, 2), torch.tensor([[3.0, 1.0]]).log()
+        >>> soft_cross_entropy(student, teacher)  # log(2), whatever the teacher says: the student is uniform
+        tensor([0.6931])
     """
     student, teacher = _log_probability_pair(student_logits, teacher_logits, temperature, class_dim)
     return -expectation(teacher.exp(), student, dim=class_dim) * temperature**2
@@ -221,6 +241,10 @@ def bernoulli_kl(student_logits: Tensor, teacher_logits: Tensor, *, temperature:
     Raises:
         TypeError: If the logits are not floating-point tensors.
         ValueError: If the shapes differ or ``temperature <= 0``.
+
+    Example:
+        >>> bernoulli_kl(torch.zeros(1), torch.tensor([3.0]).log())  # a coin of 0.5 against one of 0.75
+        tensor([0.1308])
     """
     check_temperature(temperature)
     student, teacher = checked_pair(student_logits, teacher_logits)

@@ -63,6 +63,13 @@ class CheckpointExchange(Exchange):
 
     Attributes:
         clock: What waits are measured by, ``time`` unless replaced before the first loss.
+
+    Example:
+        >>> import tempfile
+        >>> store = tempfile.mkdtemp()
+        >>> exchange = CheckpointExchange(store, peer="a", peers=["a", "b"], interval_steps=500)
+        >>> exchange.interval_steps, dict(exchange.teachers)
+        (500, {})
     """
 
     clock: Clock = time

@@ -165,6 +165,14 @@ def load_snapshot(store: str | Path | Store, peer: str) -> tuple[dict[str, Tenso
         KeyMissingError: If the peer has published nothing.
         SnapshotError: If what it published cannot be used.
         StoreError: If the store cannot be read.
+
+    Example:
+        >>> from codistill.stores.memory import MemoryStore
+        >>> try:
+        ...     load_snapshot(MemoryStore(), "a")
+        ... except KeyMissingError as error:
+        ...     print(error)
+        peer must be one that has published, got 'a'. Names at the memory of this process: none.
     """
     check_peer_name(peer)
     opened = open_store(store, is_read_only=True)

@@ -27,6 +27,10 @@ class Lockstep:
 
     For papers, tests and runs that must be reproducible to the bit. It gives up what codistillation is
     for: a peer that dies stops the others.
+
+    Raises:
+        TypeError: If the timeout is no number.
+        ValueError: If it is not > 0.
     """
 
     timeout_s: float = 1800.0

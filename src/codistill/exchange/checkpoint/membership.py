@@ -18,7 +18,11 @@ MAX_PEERS = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Membership:
-    """How a peer joins a run."""
+    """How a peer joins a run.
+
+    Raises:
+        TypeError, ValueError: If a field is not as described.
+    """
 
     start_with_peers: int = 0
     """Others whose first snapshot to wait for at the start; 0 waits for nobody."""

@@ -25,7 +25,11 @@ _REMEMBERED = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SnapshotOptions:
-    """What is published, and how much of it is kept."""
+    """What is published, and how much of it is kept.
+
+    Raises:
+        TypeError, ValueError: If a field is not as described.
+    """
 
     codec: str = "exact"
     """How weights are written; "exact" keeps every bit."""
