@@ -8,11 +8,15 @@ import numpy.typing as npt
 from torch.utils.data import Sampler
 from typing_extensions import override
 
+from codistill.arguments import check_int
+
 Regime: TypeAlias = Literal["all_data", "disjoint"]
 _Indices: TypeAlias = npt.NDArray[np.int64]
 
 # Where in the tree of random streams below one seed each kind of draw has its branch.
 _PARTITION, _ORDER = 0, 1
+
+_COUNTED = "Samples, ranks and epochs are counted."
 
 
 @final
@@ -67,16 +71,16 @@ class PartitionedSampler(Sampler[int]):
         world_size: int = 1,
     ) -> None:
         size = len(dataset_or_size) if isinstance(dataset_or_size, Sized) else dataset_or_size
-        self._size = _checked_int("dataset_or_size", size, minimum=1)
+        self._size = check_int("dataset_or_size", size, minimum=1, hint=_COUNTED)
         self._peers = _checked_peers(peer, peers)
         self._peer = peer
         if regime not in get_args(Regime):
             choices = ", ".join(map(repr, get_args(Regime)))
             raise ValueError(f"regime must be one of {choices}, got {regime!r}. 'all_data' is the default.")
         self._regime = regime
-        self._seed = _checked_int("seed", seed, minimum=0)
-        self._world_size = _checked_int("world_size", world_size, minimum=1)
-        self._rank = _checked_int("rank", rank, minimum=0)
+        self._seed = check_int("seed", seed, minimum=0, hint=_COUNTED)
+        self._world_size = check_int("world_size", world_size, minimum=1, hint=_COUNTED)
+        self._rank = check_int("rank", rank, minimum=0, hint=_COUNTED)
         if rank >= world_size:
             raise ValueError(f"rank must be < world_size, {world_size}, got {rank}. Ranks count from 0.")
         self._indices = self._own_part()
@@ -122,7 +126,7 @@ class PartitionedSampler(Sampler[int]):
             TypeError: If it is not an int.
             ValueError: If it is negative.
         """
-        if _checked_int("epoch", epoch, minimum=0) != self._epoch:
+        if check_int("epoch", epoch, minimum=0, hint=_COUNTED) != self._epoch:
             self._epoch, self._position = epoch, 0
             self._anchor = (epoch * len(self) * self._world_size, epoch, 0)
 
@@ -146,7 +150,7 @@ class PartitionedSampler(Sampler[int]):
             epoch, position = self._epoch, self._position
             samples = self._count(epoch, position)
         else:
-            epoch, position = self._locate(_checked_int("samples", samples, minimum=0))
+            epoch, position = self._locate(check_int("samples", samples, minimum=0, hint=_COUNTED))
         return self._identity() | {"epoch": epoch, "position": position, "samples": samples}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -171,7 +175,7 @@ class PartitionedSampler(Sampler[int]):
                     "In another order of samples the position has no meaning."
                 )
         epoch, position, samples = (
-            _checked_int(f"state[{name!r}]", state[name], minimum=0)
+            check_int(f"state[{name!r}]", state[name], minimum=0, hint=_COUNTED)
             for name in ("epoch", "position", "samples")
         )
         if position > len(self._indices):
@@ -239,14 +243,6 @@ def _permutation(size: int, seed: int, *branch: int) -> _Indices:
     # every version; of Generator.permutation, as of torch.randperm, neither library does.
     bits = np.random.PCG64(np.random.SeedSequence(seed, spawn_key=branch)).random_raw(size)
     return np.argsort(bits, kind="stable").astype(np.int64)
-
-
-def _checked_int(name: str, value: int, *, minimum: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, got {value!r}. Samples, ranks and epochs are counted.")
-    if value < minimum:
-        raise ValueError(f"{name} must be >= {minimum}, got {value}. Samples, ranks and epochs are counted.")
-    return value
 
 
 def _checked_peers(peer: str, peers: Sequence[str]) -> list[str]:

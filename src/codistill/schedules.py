@@ -5,8 +5,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, final
 
+from codistill.arguments import check_int
+
 if TYPE_CHECKING:  # planning a run must not need torch
     import torch
+
+_COUNTED = "Steps are whole, and counted from 0."
 
 Schedule: TypeAlias = Callable[[int], float]
 
@@ -56,7 +60,7 @@ class AtDrops:
         if len({step for step, _ in pairs}) != len(pairs):
             raise ValueError(f"drops must have one value a step, got {pairs!r}. Remove the repeated step.")
         for step, value in pairs:
-            _check_count("drops", step, minimum=0)
+            check_int("drops", step, minimum=0, hint=_COUNTED)
             _check_value("drops", value)
         object.__setattr__(self, "drops", tuple(sorted(pairs)))
 
@@ -91,7 +95,7 @@ class Exponential:
     def __post_init__(self) -> None:
         _check_value("initial", self.initial, positive=True)
         _check_value("factor", self.factor, positive=True)
-        _check_count("every_steps", self.every_steps, minimum=1)
+        check_int("every_steps", self.every_steps, minimum=1, hint=_COUNTED)
         if self.maximum is not None:
             _check_value("maximum", self.maximum, positive=True)
             if self.maximum < self.initial:
@@ -199,7 +203,7 @@ class BurnIn:
     """How many steps are 0, >= 0."""
 
     def __post_init__(self) -> None:
-        _check_count("steps", self.steps, minimum=0)
+        check_int("steps", self.steps, minimum=0, hint=_COUNTED)
         object.__setattr__(self, "schedule", as_schedule(self.schedule))
 
     def __call__(self, step: int) -> float:
@@ -302,7 +306,7 @@ def _set_weight_decay(optimizer: "torch.optim.Optimizer", value: float) -> None:
 def _value_at(name: str, number_or_schedule: float | Schedule, step: int | None) -> float:
     schedule = as_schedule(number_or_schedule)
     if step is not None:
-        _check_count("step", step, minimum=0)
+        check_int("step", step, minimum=0, hint=_COUNTED)
     elif not isinstance(schedule, Constant):
         raise TypeError(f"step must be given with a schedule for {name}, got None. Pass step=.")
     value = schedule(0 if step is None else step)
@@ -317,8 +321,8 @@ def _share_done(step: int, steps: int, begin_step: int) -> float:
 def _check_ramp(start: float, end: float, steps: int, begin_step: int) -> None:
     _check_value("start", start)
     _check_value("end", end)
-    _check_count("steps", steps, minimum=1)
-    _check_count("begin_step", begin_step, minimum=0)
+    check_int("steps", steps, minimum=1, hint=_COUNTED)
+    check_int("begin_step", begin_step, minimum=0, hint=_COUNTED)
 
 
 def _check_value(name: str, value: float, *, positive: bool = False) -> None:
@@ -327,10 +331,3 @@ def _check_value(name: str, value: float, *, positive: bool = False) -> None:
     if not math.isfinite(value) or value < 0 or (positive and value == 0):
         rule = "finite and > 0" if positive else "finite and >= 0"
         raise ValueError(f"{name} must be {rule}, got {value!r}. Check the schedule at this step.")
-
-
-def _check_count(name: str, value: int, *, minimum: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, got {value!r}. Steps are whole.")
-    if value < minimum:
-        raise ValueError(f"{name} must be >= {minimum}, got {value}. Steps are counted from 0.")

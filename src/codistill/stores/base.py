@@ -5,7 +5,10 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Final
 
+from codistill.arguments import check_int
+
 MAX_KEY_CHARACTERS: Final = 1024
+_COUNTED = "It counts bytes or names."
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(?:/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 
 
@@ -71,8 +74,8 @@ class Store(ABC):
             StoreError: If the backend refuses.
         """
         check_key(key)
-        _check_at_least("max_bytes", max_bytes, 1)
-        _check_at_least("start", start, 0)
+        check_int("max_bytes", max_bytes, minimum=1, hint=_COUNTED)
+        check_int("start", start, minimum=0, hint=_COUNTED)
         return self._read(key, max_bytes=max_bytes, start=start)
 
     def write(self, key: str, content: bytes | memoryview | Path) -> None:
@@ -138,7 +141,7 @@ class Store(ABC):
         """
         if prefix != "":
             check_key(prefix, "prefix")
-        _check_at_least("limit", limit, 1)
+        check_int("limit", limit, minimum=1, hint=_COUNTED)
         return self._list_names(prefix, limit=limit)
 
     @abstractmethod
@@ -159,10 +162,3 @@ class Store(ABC):
 
     @abstractmethod
     def _list_names(self, prefix: str, *, limit: int) -> list[str]: ...
-
-
-def _check_at_least(argument: str, value: int, minimum: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{argument} must be an integer, got {type(value).__name__}.")
-    if value < minimum:
-        raise ValueError(f"{argument} must be >= {minimum}, got {value}.")

@@ -172,7 +172,7 @@ class StoreContract:
             store.list_names("", limit=0)
         with pytest.raises(TypeError, match=r"content must be bytes, .*, got str"):
             store.write("a", "text")  # type: ignore[arg-type]  # the mistake under test
-        with pytest.raises(TypeError, match="max_bytes must be an integer, got bool"):
+        with pytest.raises(TypeError, match="max_bytes must be an int, got True"):
             store.read("a", max_bytes=True)
         with pytest.raises(TypeError, match="content must be bytes, got memoryview"):
             store.create("a", memoryview(b""))  # type: ignore[arg-type]  # the mistake under test

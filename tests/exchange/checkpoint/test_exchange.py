@@ -457,6 +457,19 @@ def test_one_teacher_that_is_gone_changes_no_other(store, join, publish, weight_
     assert {peer: weight_of(resumed, peer) for peer in ("b", "c")} == {gone: 2.0, there: 1.0}
 
 
+def test_a_resumed_peer_goes_on_where_neither_its_teacher_nor_the_newest_can_be_read(store, join, publish):
+    publish(store, "b", [1])
+    state = join(store, "a").state_dict()
+    store.delete("b/snapshots/0-0/manifest.json")
+    publish(store, "b", [2], incarnation=1, run_id="dead")
+    with pytest.warns(CodistillWarning) as caught:
+        resumed = join(store, "a", state=state)
+    said = " ".join(str(warning.message) for warning in caught)
+    assert "peer 'b' that this run had" in said
+    assert "Nothing new was taken from peer 'b'" in said
+    assert dict(resumed.teachers) == {}
+
+
 # Peers and teachers
 
 

@@ -12,6 +12,7 @@ from codistill.exchange.checkpoint.publisher import Life, Publisher, SnapshotOpt
 from codistill.parallel.weights import named_tensors
 from codistill.snapshots.status import Status
 from codistill.stores.memory import MemoryStore
+from codistill.testing import FaultyStore
 
 SHARD = "shard-00001-of-00001.safetensors"
 
@@ -246,3 +247,27 @@ def test_wrong_values_of_snapshot_options_are_named(options, message):
 def test_wrong_types_of_snapshot_options_are_named(options, message):
     with pytest.raises(TypeError, match=message):
         SnapshotOptions(**options)
+
+
+@pytest.mark.parametrize("document", ["shard", "manifest"])
+def test_a_publish_that_fails_before_its_pointer_leaves_nothing_behind(document):
+    store = FaultyStore(MemoryStore())
+    publisher = Publisher(store, life(), keep=2)
+    publisher.publish(weights(), Progress(), finished=False)
+    store.faults.fail("write", times=3, key_contains=document)
+    for _ in range(3):
+        with pytest.raises(StoreError):
+            publisher.publish(weights(), Progress(step=1), finished=False)
+    assert store.list_names("a/snapshots", limit=10) == ["0-0"]
+
+
+def test_a_snapshot_whose_pointer_failed_is_deleted_like_any_other():
+    store = FaultyStore(MemoryStore())
+    publisher = Publisher(store, life(), keep=2)
+    store.faults.fail("write", times=1, key_contains="latest")
+    with pytest.raises(StoreError):
+        publisher.publish(weights(), Progress(), finished=False)
+    assert store.list_names("a/snapshots", limit=10) == ["0-0"]  # somebody may have been pointed to it
+    for step in (1, 2):
+        publisher.publish(weights(), Progress(step=step), finished=False)
+    assert store.list_names("a/snapshots", limit=10) == ["0-1", "0-2"]

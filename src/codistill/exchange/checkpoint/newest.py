@@ -62,10 +62,13 @@ class NewestReader(Reader):
 
     def take_newest_of(self, peer: str, step: int) -> None:
         """Take what one peer has published last, if anything; errors are warned of."""
-        with self._notices.instead_of_store_errors(("fetch", peer)):
+        pointer: Pointer | None = None
+        try:
             pointer = self._fetcher.pointer(peer)
             if pointer is not None:
                 self._take(pointer, step)
+        except (SnapshotError, StoreError) as error:
+            self._refuse(peer, pointer, error, step)
 
     def _wait_for(self, count: int, step: int) -> None:
         pointers: dict[str, Pointer] = {}

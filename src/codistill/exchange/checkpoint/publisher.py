@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,7 +74,8 @@ class Publisher:
     **Ranks**: the one process of the peer.
     **Blocks**: ``publish``, until the store has taken everything.
     **On failure**: what was written without a pointer is no snapshot, and nobody reads it; the one
-    before goes on serving, and the next publish has a number of its own.
+    before goes on serving, what was written is deleted if the store allows it, and the next publish has a
+    number of its own.
     """
 
     def __init__(
@@ -168,10 +170,18 @@ class Publisher:
         # Before the first byte is written: a store that fails may have written it nevertheless, somebody may
         # have read it, and what has been read under a number never changes.
         self._next_sequence += 1
-        for shard, content in zip(manifest.shards, contents, strict=True):
-            self._store.write(shard_key(manifest.peer, *manifest.order, shard.name), content)
         document = manifest.to_json()
-        self._store.write(manifest.key, document)
+        try:
+            for shard, content in zip(manifest.shards, contents, strict=True):
+                self._store.write(shard_key(manifest.peer, *manifest.order, shard.name), content)
+            self._store.write(manifest.key, document)
+        except StoreError:
+            # A store that is full must not be filled with what nobody will read.
+            with suppress(StoreError):
+                self._delete(manifest.order)
+            raise
+        # From here on somebody may be pointed to it: it is deleted in its turn only.
+        self._kept.append(manifest.order)
         reference = ManifestReference(
             key=manifest.key, size_bytes=len(document), sha256=hashlib.sha256(document).hexdigest()
         )
@@ -184,7 +194,6 @@ class Publisher:
         ).to_json()
         self._store.write(pointer_key(manifest.peer), pointer)
         self._previous = reference
-        self._kept.append(manifest.order)
         self._digests[progress.step] = manifest.content_digest
         self._digests = dict(list(self._digests.items())[-_REMEMBERED:])
         self._delete_old()
@@ -217,11 +226,13 @@ class Publisher:
     def _delete_old(self) -> None:
         """Delete what is no longer to be kept; the next publish tries again what cannot be deleted now."""
         while self._keep is not None and len(self._kept) > self._keep:
-            incarnation, sequence = self._kept[0]
             try:
-                # The manifest goes first: a reader that misses it asks for the pointer again.
-                self._store.delete(manifest_key(self._life.peer, incarnation, sequence))
-                self._store.delete(shard_key(self._life.peer, incarnation, sequence, shard_name(1, 1)))
+                self._delete(self._kept[0])
             except StoreError:
                 return
             self._kept.pop(0)
+
+    def _delete(self, order: tuple[int, int]) -> None:
+        # The manifest goes first: a reader that misses it asks for the pointer again.
+        self._store.delete(manifest_key(self._life.peer, *order))
+        self._store.delete(shard_key(self._life.peer, *order, shard_name(1, 1)))
