@@ -313,3 +313,177 @@ def test_a_mean_distribution_is_refused_for_losses_that_act_on_logits():
 def test_an_unknown_way_to_combine_lists_those_there_are():
     with pytest.raises(ValueError, match="'losses', 'probabilities', 'logits', got 'mean'"):
         validate_combine(Divergence("kl"), "mean")
+
+
+def by_hand(combine, student, teachers, shares, mask):
+    """The textbook: means over teachers weighted by share, times min(1, sum of the shares)."""
+    total = sum(shares)
+    if combine == "losses":
+        q = student.log_softmax(-1)
+        each = [(t.softmax(-1) * (t.log_softmax(-1) - q)).sum(-1) for t in teachers]
+        values = sum(a * d for a, d in zip(shares, each, strict=True)) / total
+    elif combine == "probabilities":
+        p = sum(a * t.softmax(-1) for a, t in zip(shares, teachers, strict=True)) / total
+        values = (p * (p.log() - student.log_softmax(-1))).sum(-1)
+    else:
+        mean = sum(a * t for a, t in zip(shares, teachers, strict=True)) / total
+        values = (mean.softmax(-1) * (mean.log_softmax(-1) - student.log_softmax(-1))).sum(-1)
+    return min(1.0, total) * values[mask].sum() / mask.sum()
+
+
+@pytest.mark.parametrize("combine", COMBINES)
+@pytest.mark.parametrize(
+    "shares", [(0.3,), (0.25, 0.5), (1.0, 0.25), (0.0, 0.5), (0.1, 0.7, 0.9), (0.2, 0, 1)]
+)
+@pytest.mark.parametrize("kinds", ["floats", "tensors", "both"])
+def test_shares_weigh_every_mean_and_the_term(combine, shares, kinds):
+    mask = torch.tensor([True, False, True, True])
+    teachers = three(4, 5)[: len(shares)]
+    mixed = [
+        torch.tensor(share) if kinds == "tensors" or (kinds == "both" and i % 2 == 0) else share
+        for i, share in enumerate(shares)
+    ]
+    student = logits(4, 5).requires_grad_()
+    term = distillation_term(
+        Divergence("kl"), student, targets(*teachers), combine=combine, mask=mask, shares=mixed
+    )
+    (gradient,) = torch.autograd.grad(term, student)
+    expected = by_hand(combine, student, teachers, [float(share) for share in mixed], mask)
+    (expected_gradient,) = torch.autograd.grad(expected, student)
+    # A share in a float32 tensor has that precision.
+    torch.testing.assert_close((term, gradient), (expected, expected_gradient), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_shares_weigh_the_mean_of_the_sigmoids_of_one_logit(temperature):
+    student, teachers = logits(6), three(6)
+    term = distillation_term(
+        Divergence("bernoulli_kl", temperature=temperature),
+        student,
+        targets(*teachers),
+        combine="probabilities",
+        shares=(0.2, 0.1, torch.tensor(0.5)),
+    )
+    p = sum(a * (t / temperature).sigmoid() for a, t in zip((0.2, 0.1, 0.5), teachers, strict=True)) / 0.8
+    q = (student / temperature).sigmoid()
+    expected = (p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()).mean() * temperature**2
+    torch.testing.assert_close(term, 0.8 * expected)
+
+
+@pytest.mark.parametrize("combine", COMBINES)
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_shares_of_one_each_are_as_none_to_the_bit(combine, count):
+    results = []
+    for shares in (None, [1.0] * count, [1] * count, [*[1.0] * count, 0.0]):
+        student = logits(4, 5).float().requires_grad_()
+        teachers = [teacher.float() for teacher in three(4, 5)[:count]]
+        if shares is not None and len(shares) > count:
+            teachers.append(torch.full((4, 5), math.nan))
+        term = distillation_term(
+            Divergence("kl", temperature=1.7), student, targets(*teachers), combine=combine, shares=shares
+        )
+        results.append((term, *torch.autograd.grad(term, student)))
+    for term, gradient in results[1:]:
+        assert torch.equal(term, results[0][0])
+        assert torch.equal(gradient, results[0][1])
+
+
+@pytest.mark.parametrize("combine", COMBINES)
+@pytest.mark.parametrize("share", [0.3, torch.tensor(0.3)], ids=["float", "tensor"])
+def test_with_one_teacher_the_term_is_multiplied_by_its_share_however_teachers_are_combined(combine, share):
+    student, teacher = logits(4, 3), logits(4, 3, seed=1)
+    arguments = (Divergence("kl"), student, targets(teacher))
+    whole = distillation_term(*arguments, combine=combine)
+    torch.testing.assert_close(
+        distillation_term(*arguments, combine=combine, shares=[share]), float(share) * whole
+    )
+
+
+@pytest.mark.parametrize("combine", COMBINES)
+@pytest.mark.parametrize("name", ["kl", "symmetric_kl", "jensen_shannon", "soft_cross_entropy"])
+@pytest.mark.parametrize("zeros", [(0.0,), (torch.tensor(0.0),), (torch.tensor(0.0), 0.0, torch.tensor(0))])
+def test_shares_of_zero_in_all_are_an_exact_zero_with_a_graph(combine, name, zeros):
+    # A class that the student rules out and the teachers do not: their divergence is infinite.
+    student = logits(4, 5).masked_fill(torch.arange(5) == 2, -math.inf).requires_grad_()
+    teachers = targets(*three(4, 5)[: len(zeros)])
+    term = distillation_term(Divergence(name), student, teachers, combine=combine, shares=zeros)
+    term.backward()
+    assert term.item() == 0.0
+    assert torch.equal(student.grad, torch.zeros(4, 5, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("combine", COMBINES)
+@pytest.mark.parametrize("name", ["kl", "symmetric_kl", "bernoulli_kl", "logit_mse"])
+@pytest.mark.parametrize("zero", [0.0, torch.tensor(0.0)], ids=["float", "tensor"])
+def test_a_teacher_of_share_zero_contributes_exactly_nothing(combine, name, zero):
+    if (combine, name) == ("probabilities", "logit_mse"):
+        return
+    results = []
+    for absent in (logits(4, 5, seed=7), torch.zeros(4, 5), torch.full((4, 5), 1e30)):
+        student = logits(4, 5).requires_grad_()
+        teachers = targets(logits(4, 5, seed=1), absent.double(), logits(4, 5, seed=2))
+        term = distillation_term(
+            Divergence(name), student, teachers, combine=combine, shares=(0.5, zero, torch.tensor(0.25))
+        )
+        results.append((term, *torch.autograd.grad(term, student)))
+    student = logits(4, 5).requires_grad_()
+    present = targets(logits(4, 5, seed=1), logits(4, 5, seed=2))
+    term = distillation_term(Divergence(name), student, present, combine=combine, shares=(0.5, 0.25))
+    expected = (term, *torch.autograd.grad(term, student))
+    for result in results:
+        torch.testing.assert_close(result, expected)
+        assert torch.equal(result[0], results[0][0])
+        assert torch.equal(result[1], results[0][1])
+
+
+@pytest.mark.parametrize("combine", COMBINES)
+def test_ruled_out_classes_of_teachers_with_shares_count_zero(combine):
+    ruled_out = torch.tensor([False, True, False, False])
+    student = logits(3, 4).masked_fill(ruled_out, -math.inf).requires_grad_()
+    teachers = [teacher.masked_fill(ruled_out, -math.inf) for teacher in three(3, 4)]
+    teachers[2] = torch.zeros(3, 4, dtype=torch.float64)  # what stands in for logits that were not finite
+    shares = [torch.tensor(share) for share in (0.5, 0.25, 0.0)]
+    term = distillation_term(Divergence("kl"), student, targets(*teachers), combine=combine, shares=shares)
+    (gradient,) = torch.autograd.grad(term, student)
+    kept = [tensor[:, ~ruled_out] for tensor in (student.detach(), *teachers)]
+    expected = distillation_term(
+        Divergence("kl"), kept[0], targets(*kept[1:]), combine=combine, shares=shares
+    )
+    torch.testing.assert_close(term.detach(), expected)
+    assert gradient.isfinite().all()
+    assert torch.equal(gradient[:, 1], torch.zeros(3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("combine", COMBINES)
+def test_the_term_with_shares_has_a_right_gradient(combine):
+    mask = torch.tensor([[True, False, True], [True, True, False]])
+    teachers, shares = targets(*three(2, 3, 4)), (0.3, torch.tensor(0.1), torch.tensor(0.0))
+
+    def term(student: Tensor) -> Tensor:
+        return distillation_term(
+            Divergence("kl", temperature=2.0), student, teachers, combine=combine, mask=mask, shares=shares
+        )
+
+    assert torch.autograd.gradcheck(term, logits(2, 3, 4).requires_grad_())
+
+
+def test_no_gradient_reaches_a_share():
+    share = torch.tensor(0.5, requires_grad=True)
+    student = logits(4, 3).requires_grad_()
+    distillation_term(Divergence("kl"), student, targets(logits(4, 3, seed=1)), shares=[share]).backward()
+    assert student.grad is not None
+    assert share.grad is None
+
+
+def test_shares_must_be_one_number_for_each_target():
+    arguments = (Divergence("kl"), logits(4, 3), targets(logits(4, 3)))
+    with pytest.raises(ValueError, match="shares must be one for each of the 1 targets, got 2"):
+        distillation_term(*arguments, shares=[1.0, 1.0])
+    with pytest.raises(ValueError, match=r"shares\[0\] must be a number or a 0-d tensor, got shape \[4\]"):
+        distillation_term(*arguments, shares=[torch.ones(4)])
+    for share in ("1", None, True):
+        with pytest.raises(TypeError, match=r"shares\[0\] must be a number or a 0-d tensor, got"):
+            distillation_term(*arguments, shares=[share])
+    for share in (-0.1, 1.1, math.nan):
+        with pytest.raises(ValueError, match=r"shares\[0\] must be between 0 and 1"):
+            distillation_term(*arguments, shares=[share])
