@@ -186,7 +186,7 @@ def test_other_errors_of_the_system_name_the_key(tmp_path, monkeypatch):
 
     store = DirectoryStore(tmp_path)
     store.write("a", b"x")
-    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     monkeypatch.setattr(Path, "unlink", refuse)
     monkeypatch.setattr(os, "scandir", refuse)
     for act in (
@@ -198,3 +198,12 @@ def test_other_errors_of_the_system_name_the_key(tmp_path, monkeypatch):
             act()
         assert caught.value.key == "a"
         assert not isinstance(caught.value, KeyMissingError)
+
+
+def test_a_named_pipe_is_no_value_and_holds_nobody_up(tmp_path):
+    store = DirectoryStore(tmp_path)
+    os.mkfifo(tmp_path / "latest.json")
+    with pytest.raises(KeyMissingError):
+        store.read("latest.json", max_bytes=10)
+    with pytest.raises(KeyMissingError):
+        store.read_into("latest.json", memoryview(bytearray(10)))

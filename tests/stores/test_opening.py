@@ -6,6 +6,8 @@ from codistill.errors import StoreError
 from codistill.stores.directory import DirectoryStore
 from codistill.stores.memory import MemoryStore
 from codistill.stores.opening import open_store
+from codistill.stores.remote import RemoteStore
+from codistill.stores.sftp import SftpStore
 
 
 def test_a_store_is_returned_as_it_is():
@@ -22,10 +24,18 @@ def test_paths_and_file_urls_are_directories(tmp_path):
         assert opened.describe() == str(folder)
 
 
-def test_other_urls_are_refused_without_their_secrets():
-    with pytest.raises(ValueError, match=r"got a 's3://' URL.*in directories only: give a path") as caught:
-        open_store("s3://key:secret@bucket/run")
+def test_urls_of_other_kinds_are_refused_with_those_that_exist_and_without_their_secrets():
+    known = "file://, gcs://, gs://, memory://, s3://, sftp://, ssh://"
+    with pytest.raises(ValueError, match=rf"URL of {known}, got a 'ftp://' URL\. Mount it") as caught:
+        open_store("FTP://user:secret@host/run")
     assert "secret" not in str(caught.value)
+
+
+def test_a_url_opens_the_store_of_its_scheme(monkeypatch):
+    monkeypatch.setattr(SftpStore, "_probe", lambda self: None)
+    assert isinstance(open_store("sftp://host/run"), SftpStore)
+    assert isinstance(open_store("SSH://host/run"), SftpStore)
+    assert isinstance(open_store("memory://run"), RemoteStore)
 
 
 @pytest.mark.parametrize("url", ["file://host/run", "file://"])

@@ -78,6 +78,27 @@ class Store(ABC):
         check_int("start", start, minimum=0, hint=_COUNTED)
         return self._read(key, max_bytes=max_bytes, start=start)
 
+    def read_into(self, key: str, buffer: memoryview, *, start: int = 0) -> int:
+        """Read part of a value into memory of the caller's, which saves a copy where the backend can.
+
+        Args:
+            key: What to read.
+            buffer: Where to; writable bytes, at least one.
+            start: First byte, >= 0.
+
+        Returns:
+            How many bytes were read; fewer than the buffer has at the end of the value.
+
+        Raises:
+            KeyMissingError: If nothing is stored under the key.
+            StoreError: If the backend refuses.
+        """
+        check_key(key)
+        check_int("start", start, minimum=0, hint=_COUNTED)
+        if not isinstance(buffer, memoryview) or buffer.readonly or buffer.format != "B" or not buffer.nbytes:
+            raise TypeError("buffer must be a writable memoryview of bytes that is not empty.")
+        return self._read_into(key, buffer, start=start)
+
     def write(self, key: str, content: bytes | memoryview | Path) -> None:
         """Store a value, in place of the former one if there is one.
 
@@ -143,6 +164,14 @@ class Store(ABC):
             check_key(prefix, "prefix")
         check_int("limit", limit, minimum=1, hint=_COUNTED)
         return self._list_names(prefix, limit=limit)
+
+    def close(self) -> None:  # noqa: B027 - most stores have none to let go
+        """Let connections go, if there are any; the store may be used again."""
+
+    def _read_into(self, key: str, buffer: memoryview, *, start: int) -> int:
+        content = self._read(key, max_bytes=buffer.nbytes, start=start)
+        buffer[: len(content)] = content
+        return len(content)
 
     @abstractmethod
     def describe(self) -> str:

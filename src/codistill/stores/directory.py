@@ -4,9 +4,11 @@ import errno
 import heapq
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,6 +19,8 @@ from codistill.stores.base import Store
 
 # Each attempt fails only if a delete prunes the folder in the instant between making and using it.
 _ATTEMPTS = 100
+# Windows has neither the flag nor what it is needed for.
+_NO_WAIT = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK})
 
 
@@ -77,14 +81,15 @@ class DirectoryStore(Store):
 
     @override
     def _read(self, key: str, *, max_bytes: int, start: int) -> bytes:
-        with self._errors("read", key):
-            try:
-                with self._path(key).open("rb") as file:
-                    file.seek(start)
-                    return file.read(max_bytes)
-            # A folder, or something below a file, is no value either.
-            except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as e:
-                raise KeyMissingError(f"Nothing is stored under {key!r} in {self._root}.", key=key) from e
+        with self._opened(key) as file:
+            file.seek(start)
+            return file.read(max_bytes)
+
+    @override
+    def _read_into(self, key: str, buffer: memoryview, *, start: int) -> int:
+        with self._opened(key) as file:
+            file.seek(start)
+            return file.readinto(buffer)
 
     @override
     def _write(self, key: str, content: bytes | memoryview | Path) -> None:
@@ -144,6 +149,19 @@ class DirectoryStore(Store):
                     return heapq.nsmallest(limit, (e.name for e in entries if not e.name.startswith(".")))
             except (FileNotFoundError, NotADirectoryError):
                 return []
+
+    @contextmanager
+    def _opened(self, key: str) -> Iterator[FileIO]:
+        with self._errors("read", key):
+            try:
+                # Opening a pipe or a device that somebody has put there must not wait for its other end.
+                with FileIO(os.open(self._path(key), os.O_RDONLY | _NO_WAIT)) as file:
+                    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                        raise FileNotFoundError(errno.ENOENT, "not a regular file")
+                    yield file
+            # A folder, or something below a file, is no value either.
+            except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as e:
+                raise KeyMissingError(f"Nothing is stored under {key!r} in {self._root}.", key=key) from e
 
     def _path(self, key: str) -> Path:
         return self._root / key

@@ -1,32 +1,48 @@
 """From what a user writes to a store."""
 
 import os
-import re
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from codistill.stores.base import Store
 from codistill.stores.directory import DirectoryStore
-
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+from codistill.stores.remote import REMOTE_SCHEMES, RemoteStore
+from codistill.stores.sftp import SFTP_SCHEMES, SftpStore
+from codistill.stores.urls import SCHEME
 
 
 def open_store(store: str | os.PathLike[str] | Store, *, is_read_only: bool = False) -> Store:
     """Return the store that a path or URL names, or the store itself.
 
+    ============================  ====================================================
+    ``/path``, ``file:///path``   a folder that all peers see
+    ``s3://bucket/path``          S3 and what speaks its protocol; extra ``s3``
+    ``gs://bucket/path``          Google Cloud Storage; extra ``gcs``
+    ``sftp://host/path``          a folder on an SSH server; extra ``sftp``
+    ``memory://name``             this process, for peers that are its threads
+    ============================  ====================================================
+
+    Credentials come from where the backend finds them: for S3 the environment, the AWS configuration or
+    the machine's role; for GCS the application default credentials; for SFTP the agent, the keys in
+    ``~/.ssh`` or the URL, as in ``sftp://user:password@host/path``.
+
     Args:
-        store: A path, a ``file://`` URL, or a `Store`, which is returned as it is.
-        is_read_only: Only look: a folder that is not there is an error, and is not made.
+        store: A path, a URL, or a `Store`, which is returned as it is.
+        is_read_only: Only look: nothing is made or written.
 
     Raises:
         TypeError: If it is none of these.
         ValueError: If it is empty, or a URL of another kind.
-        StoreError: If the folder cannot be made or written to, or is not there to be read.
+        ExtraMissingError: If the package that speaks to this kind of store is not installed.
+        StoreError: If the store cannot be reached, or not be written to, or has no atomic create; or, if
+            it is to be read only, is not there.
 
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     open_store(f"file://{folder}").describe() == folder
         True
+        >>> open_store("memory://run-7").describe()
+        'memory://run-7'
     """
     if isinstance(store, Store):
         return store
@@ -37,21 +53,28 @@ def open_store(store: str | os.PathLike[str] | Store, *, is_read_only: bool = Fa
         raise TypeError("store must be a path of characters, got one of bytes. Decode it with os.fsdecode.")
     if not path:
         raise ValueError("store must name a folder, got ''. Use '.' for the working directory.")
-    scheme = _SCHEME.match(path)
-    folder = path if scheme is None else _path_of_url(path, scheme[1].lower())
-    return DirectoryStore(folder, is_read_only=is_read_only)
-
-
-def _path_of_url(url: str, scheme: str) -> str:
+    match = SCHEME.match(path)
+    if match is None:
+        return DirectoryStore(path, is_read_only=is_read_only)
+    scheme = match[1].lower()
+    if scheme == "file":
+        return DirectoryStore(_path_of_file_url(path), is_read_only=is_read_only)
+    if scheme in SFTP_SCHEMES:
+        return SftpStore(path, is_read_only=is_read_only)
+    if scheme in REMOTE_SCHEMES:
+        return RemoteStore(path, is_read_only=is_read_only)
     # The URL itself stays out of the messages: it may hold credentials.
-    if scheme != "file":
-        raise ValueError(
-            f"store must be a path or a Store, got a '{scheme}://' URL. This version stores snapshots in "
-            "directories only: give a path that all peers see."
-        )
-    parts = urlsplit(url)
-    if parts.netloc not in ("", "localhost") or not parts.path:
+    known = ", ".join(f"{name}://" for name in sorted({"file", *SFTP_SCHEMES, *REMOTE_SCHEMES}))
+    raise ValueError(
+        f"store must be a path, a Store, or a URL of {known}, got a '{scheme}://' URL. "
+        "Mount it and give its path, or pass a Store of your own that passes codistill.testing.StoreContract."
+    )
+
+
+def _path_of_file_url(url: str) -> str:
+    host, _, path = url.partition("://")[2].partition("/")
+    if host.lower() not in ("", "localhost") or not path:
         raise ValueError(
             "store must be 'file:///' and an absolute path, got another host. Give a plain path."
         )
-    return unquote(parts.path)
+    return unquote(f"/{path}")

@@ -1,5 +1,6 @@
 """What every store has to pass."""
 
+import random
 from pathlib import Path
 
 import pytest
@@ -25,11 +26,15 @@ _BAD_KEYS = [
     "a" * 1025,
 ]
 _THREADS = [f"thread-{i}" for i in range(4)]
-_ROUNDS = 25
+_CHUNK_BYTES = 8 * 2**20
 
 
 class StoreContract:
     """Inherit from it in a test class and override the fixture `store` with an empty store.
+
+    Attributes:
+        rounds: How often each of four threads repeats what the others do at once; fewer where every call
+            is a request to a server.
 
     Example::
 
@@ -38,6 +43,8 @@ class StoreContract:
             def store(self) -> Store:
                 return MyStore()
     """
+
+    rounds = 25
 
     @pytest.fixture
     def store(self) -> Store:
@@ -88,6 +95,17 @@ class StoreContract:
         assert store.read("a", max_bytes=4, start=10) == b""
         assert store.read("a", max_bytes=4, start=10**6) == b""
 
+    def test_read_into_fills_a_buffer(self, store: Store) -> None:
+        """As far as the value reaches, and not beyond the buffer."""
+        store.write("a", b"0123456789")
+        buffer = bytearray(b"......")
+        assert store.read_into("a", memoryview(buffer)[1:5], start=3) == 4
+        assert bytes(buffer) == b".3456."
+        assert store.read_into("a", memoryview(buffer), start=8) == 2
+        assert bytes(buffer) == b"89456."
+        with pytest.raises(KeyMissingError):
+            store.read_into("missing", memoryview(buffer))
+
     def test_read_of_a_missing_key_names_it(self, store: Store) -> None:
         """A folder of values is no value."""
         store.write("a/b", b"")
@@ -95,6 +113,30 @@ class StoreContract:
             with pytest.raises(KeyMissingError, match=key) as caught:
                 store.read(key, max_bytes=1)
             assert caught.value.key == key
+
+    def test_a_large_value_is_read_in_pieces(self, store: Store, tmp_path: Path) -> None:
+        """Longer than a chunk of a manifest, from memory and from a file."""
+        content = random.Random(0).randbytes(_CHUNK_BYTES + 1000)
+        file = tmp_path / "content"
+        file.write_bytes(content)
+        store.write("view", memoryview(content))
+        store.write("file", file)
+        for key in ("view", "file"):
+            pieces = [
+                store.read(key, max_bytes=_CHUNK_BYTES // 2, start=start)
+                for start in range(0, len(content), _CHUNK_BYTES // 2)
+            ]
+            assert [len(piece) for piece in pieces] == [_CHUNK_BYTES // 2, _CHUNK_BYTES // 2, 1000]
+            assert b"".join(pieces) == content
+        assert store.read("file", max_bytes=100 * _CHUNK_BYTES) == content
+
+    def test_an_empty_value_is_read_at_any_start(self, store: Store) -> None:
+        """As an empty one, not as a missing one."""
+        store.write("written", b"")
+        store.create("created", b"")
+        for key in ("written", "created"):
+            assert store.read(key, max_bytes=1) == b""
+            assert store.read(key, max_bytes=1, start=5) == b""
 
     def test_create_stores_only_the_first(self, store: Store) -> None:
         """The second is told so, and changes nothing."""
@@ -186,12 +228,12 @@ class StoreContract:
 
     def test_readers_never_see_part_of_a_value(self, store: Store) -> None:
         """Whoever reads while others write gets one writer's whole value."""
-        values = {name: name[-1:].encode() * 100_000 for name in _THREADS}
+        values = {name: name[-1:].encode() * (100_000 + 10_000 * i) for i, name in enumerate(_THREADS)}
         store.write("a", values[_THREADS[0]])
 
         def write_and_read(name: str) -> set[bytes]:
             seen = set()
-            for _ in range(_ROUNDS):
+            for _ in range(self.rounds):
                 store.write("a", values[name])
                 seen.add(store.read("a", max_bytes=200_000))
             return seen
@@ -203,18 +245,32 @@ class StoreContract:
         """And it is the one whose value is there."""
 
         def create(name: str) -> list[bool]:
-            return [store.create(f"lives/{i}.json", name.encode()) for i in range(_ROUNDS)]
+            return [store.create(f"lives/{i}.json", name.encode()) for i in range(self.rounds)]
 
         results = run_peers(create, _THREADS)
-        for i in range(_ROUNDS):
+        for i in range(self.rounds):
             winners = [name for name in _THREADS if results[name][i]]
             assert [store.read(f"lives/{i}.json", max_bytes=100)] == [name.encode() for name in winners]
+
+    def test_a_created_value_is_whole_when_it_is_seen(self, store: Store) -> None:
+        """Whoever loses may read the winner's value at once."""
+        values = {name: name[-1:].encode() * 10_000 for name in _THREADS}
+
+        def create_and_read(name: str) -> set[bytes]:
+            seen = set()
+            for i in range(self.rounds):
+                store.create(f"lives/{i}.json", values[name])
+                seen.add(store.read(f"lives/{i}.json", max_bytes=20_000))
+            return seen
+
+        for seen in run_peers(create_and_read, _THREADS).values():
+            assert seen <= set(values.values())
 
     def test_writes_survive_deletes_beside_them(self, store: Store) -> None:
         """A folder that empties at this moment is made again."""
 
         def write_and_delete(name: str) -> None:
-            for _ in range(_ROUNDS):
+            for _ in range(self.rounds):
                 store.write(f"a/b/{name}", b"x")
                 assert store.read(f"a/b/{name}", max_bytes=1) == b"x"
                 store.delete(f"a/b/{name}")

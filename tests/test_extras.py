@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from codistill.errors import ExtraMissingError
-from codistill.lab.extras import require
+from codistill.extras import require
 
 
 def test_what_is_not_installed_is_named_with_the_command_that_helps() -> None:
