@@ -1,16 +1,20 @@
 import pytest
 import torch
 
-from codistill.snapshots.codec import encode_exact
+from codistill.snapshots.codec import CODECS, encode
 from codistill.snapshots.fingerprint import fingerprint
 from codistill.snapshots.manifest import Manifest
 
 
 def build_manifest(state=None, **changes):
-    """Return the manifest of a state, by default of two small tensors, and the content of its shards."""
+    """Return the manifest of a state, by default of two small tensors, and the content of its shards.
+
+    A codec that does not exist is claimed only.
+    """
     if state is None:
         state = {"weight": torch.arange(6.0).reshape(2, 3), "steps": torch.tensor(7)}
-    encoded = encode_exact(state)
+    codec = changes.get("codec", "exact")
+    encoded = encode(state, codec if codec in CODECS else "exact")
     fields = {
         "run_id": "c0ffee",
         "peer": "a",
@@ -29,7 +33,7 @@ def build_manifest(state=None, **changes):
         "shards": tuple(shard for shard, _ in encoded.shards),
         "previous": None,
     }
-    return Manifest(**{**fields, **changes}), [data for _, data in encoded.shards]
+    return Manifest(**{**fields, **changes}), [bytes(data) for _, data in encoded.shards]
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from codistill.errors import SnapshotFormatError
+from codistill.errors import SnapshotFormatError, SnapshotIntegrityError
 from codistill.snapshots.document import Fields, finite_or_none, refusals, write_document
 
 
@@ -100,6 +100,11 @@ def test_refusals_say_where_the_document_is():
     ) as caught:
         parse()
     assert (caught.value.key, caught.value.peer) == ("a/status.json", "a")
+
+
+def test_a_refusal_keeps_its_own_class():
+    with pytest.raises(SnapshotIntegrityError, match="altered"), refusals("pointer", "a/latest.json"):
+        raise SnapshotIntegrityError("altered")
 
 
 def test_nesting_without_end_is_refused():

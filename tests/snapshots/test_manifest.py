@@ -7,12 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codistill.errors import SnapshotError, SnapshotFormatError
+from codistill.snapshots.codec import CODECS
 from codistill.snapshots.manifest import Manifest, ManifestReference
 
 SETTINGS = settings(deadline=None, derandomize=True, database=None, max_examples=60)
 COUNTERS = st.integers(0, 2**63 - 1)
 NAMES = st.text(min_size=1, max_size=20).filter(lambda name: name != "__metadata__")
-SHAPES = st.lists(st.integers(0, 3), max_size=3).map(tuple)
+SHAPES = st.lists(st.integers(0, 3), max_size=3).map(tuple) | st.just((7, 200))
 DTYPES = st.sampled_from([torch.float32, torch.bfloat16, torch.int64, torch.bool, torch.float8_e4m3fn])
 STATES = st.dictionaries(
     NAMES, st.builds(lambda shape, dtype: torch.zeros(shape).to(dtype), SHAPES, DTYPES), min_size=1
@@ -33,10 +34,12 @@ KEY = "a/snapshots/1-2/manifest.json"
 @SETTINGS
 @given(data=st.data(), state=STATES, incarnation=COUNTERS, step=COUNTERS, metadata=METADATA)
 def test_every_manifest_comes_back(make_manifest, data, state, incarnation, step, metadata):
+    codec = data.draw(st.sampled_from(CODECS))
     names = list(state)
     tied = {f"{names[0]}/tied": state[names[0]]} if state[names[0]].numel() else {}
     manifest, _ = make_manifest(
         state | tied,
+        codec=codec,
         incarnation=incarnation,
         step=step,
         metadata=metadata,
@@ -86,12 +89,68 @@ def test_the_format_is_the_documented_one(make_manifest):
     }
 
 
+def test_what_is_stored_in_another_dtype_is_told_tensor_by_tensor(make_manifest):
+    state = {"bias": torch.ones(3), "weight": torch.ones(2, 600)}
+    document = json.loads(make_manifest(state, codec="bfloat16")[0].to_json())
+    assert [tensor.get("stored") for tensor in document["tensors"]] == [None, "BF16"]
+    assert [tensor["dtype"] for tensor in document["tensors"]] == ["F32", "F32"]
+    manifest, shards = make_manifest(state, codec="int8")
+    end = len(shards[0])
+    # 5 scales and 3 biases, then 1200 values.
+    assert json.loads(manifest.to_json())["tensors"] == [
+        {
+            "name": "bias",
+            "dtype": "F32",
+            "shape": [3],
+            "parts": [{"shard": 0, "offsets": [0], "shape": [3], "bytes": [end - 1232, end - 1220]}],
+        },
+        {
+            "name": "weight",
+            "dtype": "F32",
+            "shape": [2, 600],
+            "parts": [
+                {
+                    "shard": 0,
+                    "offsets": [0, 0],
+                    "shape": [2, 600],
+                    "bytes": [end - 1200, end],
+                    "scales": [end - 1220, end - 1200],
+                }
+            ],
+            "stored": "I8",
+        },
+    ]
+
+
 def test_it_says_where_it_is_and_how_large_its_shards_are(make_manifest):
     manifest, shards = make_manifest()
     assert manifest.key == KEY
     assert manifest.order == (1, 2)
     assert manifest.total_bytes == sum(map(len, shards))
     assert manifest.shapes == {"weight": (2, 3), "steps": ()}
+
+
+@pytest.mark.parametrize(("codec", "stored_bytes"), [("exact", 16000), ("bfloat16", 4000), ("int8", 2032)])
+def test_it_says_how_large_it_becomes_when_decoded(make_manifest, codec, stored_bytes):
+    state = {"x": torch.zeros(2000, dtype=torch.float64), "empty": torch.zeros(0)}
+    manifest, _ = make_manifest(state, codec=codec)
+    assert manifest.decoded_bytes == 16000
+    assert stored_bytes < manifest.total_bytes < stored_bytes + 400
+
+
+@pytest.mark.parametrize(("codec", "allowed"), [("exact", "absent"), ("bfloat16", "BF16")])
+def test_what_the_codec_does_not_make_is_refused(make_manifest, codec, allowed):
+    quantised, _ = make_manifest({"x": torch.zeros(1024)}, codec="int8")
+    with pytest.raises(ValueError, match=f"'x': stored must be {allowed} with codec '{codec}', got 'I8'"):
+        dataclasses.replace(quantised, codec=codec)
+
+
+def test_a_codec_to_come_asks_for_an_upgrade_before_anything_of_it_is_read(make_manifest):
+    document = json.loads(make_manifest()[0].to_json())
+    document["codec"] = "int4"
+    document["tensors"][0]["stored"] = "I4"
+    with pytest.raises(SnapshotFormatError, match=r"'int8', got 'int4'\. Upgrade codistill here"):
+        Manifest.from_json(json.dumps(document).encode(), key=KEY)
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
@@ -181,6 +240,10 @@ def test_unknown_fields_are_ignored(make_manifest):
         (["tensors", 0, "parts", 0, "shard"], -1, r"tensors\[0\]\.parts\[0\]\.shard must"),
         (["tensors", 0, "parts", 0, "bytes"], [0], r"tensors\[0\]\.parts\[0\]\.bytes must be start and end"),
         (["tensors", 0, "parts", 0, "bytes"], [0, 10**6], "bytes must be"),
+        (["tensors", 0, "stored"], None, r"tensors\[0\]\.stored must be a string"),
+        (["tensors", 0, "stored"], "BF16", "stored must be one of none for I64"),
+        (["tensors", 0, "parts", 0, "scales"], [0], r"parts\[0\]\.scales must be start and end"),
+        (["tensors", 0, "parts", 0, "scales"], [0, 4], "scales must be there exactly where"),
         (["aliases"], {"x": "missing"}, "aliases must be"),
         (["aliases"], {"x": 1}, r"aliases\['x'\] must be a string"),
         (["shards", 0, "name"], "../../x", r"shards\[0\]\.name must be 'shard-00001-of-00001"),

@@ -1,4 +1,5 @@
 import enum
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -51,3 +52,14 @@ def test_a_cycle_is_refused():
 def test_metadata_must_be_a_mapping():
     with pytest.raises(TypeError, match="metadata must be a mapping, got list"):
         check_metadata([("a", 1)])
+
+
+def test_a_long_key_is_not_spelled_out_for_each_value_below_it():
+    metadata = {"k" * 2**22: [0, 0]}
+    tracemalloc.start()
+    try:
+        assert check_metadata(metadata) == metadata
+        # Once, to see whether it is text: else a long key over a long list would take for ever.
+        assert tracemalloc.get_traced_memory()[1] < 1.5 * 2**22
+    finally:
+        tracemalloc.stop()

@@ -4,10 +4,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codistill.errors import SnapshotError, SnapshotFormatError
+from codistill.errors import SnapshotError, SnapshotFormatError, SnapshotIntegrityError
 from codistill.snapshots.keys import manifest_key
 from codistill.snapshots.manifest import MAX_MANIFEST_BYTES, ManifestReference
 from codistill.snapshots.pointer import MAX_POINTER_BYTES, Pointer
+from codistill.snapshots.signing import SigningKey
 
 SETTINGS = settings(deadline=None, derandomize=True, database=None)
 COUNTERS = st.integers(0, 2**62)
@@ -32,6 +33,8 @@ POINTERS = st.builds(
 )
 REFERENCE = ManifestReference(key="a/snapshots/1-2/manifest.json", size_bytes=100, sha256="0" * 64)
 POINTER = Pointer(run_id="c0ffee", peer="a", incarnation=1, sequence=2, manifest=REFERENCE)
+SIGNING_KEY = SigningKey(secret=b"k" * 32)
+OTHER_KEY = SigningKey(secret=b"o" * 32)
 
 
 def changed(**changes):
@@ -42,9 +45,10 @@ def changed(**changes):
 @SETTINGS
 @given(POINTERS)
 def test_every_pointer_comes_back_and_is_small(pointer):
-    data = pointer.to_json()
-    assert len(data) <= MAX_POINTER_BYTES
-    assert Pointer.from_json(data, key=f"{pointer.peer}/latest.json") == pointer
+    for signing_key in (None, SIGNING_KEY):
+        data = pointer.to_json(signing_key=signing_key)
+        assert len(data) <= MAX_POINTER_BYTES
+        assert Pointer.from_json(data, key=f"{pointer.peer}/latest.json", signing_key=signing_key) == pointer
     assert pointer.order == pointer.manifest.order == (pointer.incarnation, pointer.sequence)
 
 
@@ -61,10 +65,60 @@ def test_it_is_a_body_and_a_mac():
     }
 
 
-def test_a_signed_pointer_is_read():
+def test_the_mac_covers_the_body_as_it_stands():
+    envelope = json.loads(POINTER.to_json(signing_key=SIGNING_KEY))
+    assert envelope["body"] == json.loads(POINTER.to_json())["body"]
+    assert SIGNING_KEY.verify(envelope["body"].encode(), envelope["mac"])
+
+    # Another writer may order and space its JSON as it likes, escape the envelope, and add fields.
+    body = '{ "later": 1, ' + envelope["body"][1:] + "\n"
+    data = json.dumps({"mac": SIGNING_KEY.mac(body.encode()), "body": body, "later": 2}, indent=1).encode()
+    assert Pointer.from_json(data, key="a/latest.json", signing_key=SIGNING_KEY) == POINTER
+
+
+@pytest.mark.parametrize("mac", ["f" * 64, OTHER_KEY.mac(b"anything")])
+def test_without_a_key_a_signature_is_not_checked(mac):
     envelope = json.loads(POINTER.to_json())
-    signed = json.dumps({**envelope, "mac": "f" * 64}).encode()
+    signed = json.dumps({**envelope, "mac": mac}).encode()
     assert Pointer.from_json(signed, key="a/latest.json") == POINTER
+
+
+def altered(**changes):
+    envelope = json.loads(POINTER.to_json(signing_key=SIGNING_KEY))
+    return json.dumps({**envelope, **changes}).encode()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (POINTER.to_json(), "it is not signed"),
+        (altered(mac=None), "it is not signed"),
+        (POINTER.to_json(signing_key=OTHER_KEY), "signed with another key, or was altered"),
+        (altered(mac="0" * 64), "signed with another key, or was altered"),
+        (altered(body=json.loads(changed(new=1))["body"]), "signed with another key, or was altered"),
+        # What is not signed is not even parsed.
+        (altered(body="["), "signed with another key, or was altered"),
+        (altered(body="{}", mac=None), "it is not signed"),
+    ],
+)
+def test_what_is_not_signed_with_the_key_is_refused_with_the_cure(data, message):
+    with pytest.raises(
+        SnapshotIntegrityError, match=rf"pointer at 'a/latest\.json' .*{message}.*the same signing_key_file"
+    ) as caught:
+        Pointer.from_json(data, key="a/latest.json", signing_key=SIGNING_KEY)
+    assert (caught.value.peer, caught.value.key) == ("a", "a/latest.json")
+
+
+@pytest.mark.parametrize(
+    ("data", "key", "message"),
+    [
+        (POINTER.to_json(signing_key=SIGNING_KEY), "b/latest.json", "peer must be the one it is stored for"),
+        (altered(mac="F" * 64), "a/latest.json", "mac must be a string that matches"),
+    ],
+)
+def test_the_fields_are_checked_with_a_key_too(data, key, message):
+    with pytest.raises(SnapshotFormatError, match=message):
+        Pointer.from_json(data, key=key, signing_key=SIGNING_KEY)
 
 
 @pytest.mark.parametrize(

@@ -3,28 +3,22 @@ import dataclasses
 import pytest
 
 from codistill.snapshots.keys import shard_name
-from codistill.snapshots.tensors import (
-    CHUNK_BYTES,
-    Part,
-    Shard,
-    TensorEntry,
-    check_layout,
-    check_tensor_name,
-    chunk_digests,
-    content_digest,
-)
+from codistill.snapshots.shards import Shard
+from codistill.snapshots.tensors import Part, TensorEntry, check_layout, check_tensor_name
 
 
 def part(shard, offsets, shape, start, end):
     return Part(shard=shard, offsets=offsets, shape=shape, start=start, end=end)
 
 
-def entry(*parts, name="weight", dtype="F32", shape=(4, 3)):
-    return TensorEntry(name=name, dtype=dtype, shape=shape, parts=parts)
+def entry(*parts, name="weight", dtype="F32", shape=(4, 3), stored=None):
+    return TensorEntry(name=name, dtype=dtype, shape=shape, parts=parts, stored=stored)
 
 
 TOP = part(0, (0, 0), (2, 3), 100, 124)
 BOTTOM = part(1, (2, 0), (2, 3), 50, 74)
+WHOLE = part(0, (0, 0), (4, 3), 60, 108)
+QUANTISED = dataclasses.replace(WHOLE, end=72, scales=(56, 60))
 SHARDS = [Shard.of(shard_name(i, 2), bytes(200)) for i in (1, 2)]
 
 
@@ -49,6 +43,22 @@ def test_a_tensor_may_lie_in_several_shards():
         (lambda: entry(part(0, (), (), 0, 4), shape=(1,) * 33), "at most 32 dimensions, got 33"),
         (lambda: entry(part(0, (0, 0), (0, 2**62), 0, 0), shape=(0, 2**62)), r"below 2\*\*63 bytes"),
         (lambda: entry(TOP, BOTTOM, name=""), "tensor names must be"),
+        (lambda: entry(QUANTISED, stored="I4"), r"stored must be one of BF16, I8 for F32, got 'I4'"),
+        (lambda: entry(QUANTISED, dtype="BF16", stored="BF16"), "stored must be one of I8 for BF16"),
+        (lambda: entry(QUANTISED, dtype="I64", stored="I8"), "stored must be one of none for I64"),
+        (lambda: entry(WHOLE, stored="I8"), "bytes must be 12 for I8 of shape .* got 60 to 108"),
+        (lambda: entry(QUANTISED), "bytes must be 48 for F32 of shape .* got 60 to 72"),
+        (
+            lambda: entry(dataclasses.replace(QUANTISED, end=84), stored="BF16"),
+            "scales must be there exactly",
+        ),
+        (lambda: entry(dataclasses.replace(WHOLE, scales=(0, 4))), "scales must be there exactly"),
+        (lambda: entry(dataclasses.replace(QUANTISED, scales=None), stored="I8"), "scales must be there"),
+        (lambda: entry(dataclasses.replace(QUANTISED, scales=(0, 8)), stored="I8"), "scales must be 4 bytes"),
+        (
+            lambda: entry(dataclasses.replace(QUANTISED, scales=(-4, 0)), stored="I8"),
+            "scales must be 4 bytes",
+        ),
     ],
 )
 def test_parts_that_do_not_make_the_tensor_are_refused(build, message):
@@ -72,6 +82,30 @@ def test_parts_that_do_not_make_the_tensor_are_refused(build, message):
             SHARDS,
             "'weight': parts must lie within the shards' files",
         ),
+        (
+            [entry(dataclasses.replace(QUANTISED, scales=(197, 201)), stored="I8")],
+            {},
+            SHARDS,
+            "within the shards' files",
+        ),
+        (
+            [entry(WHOLE), entry(dataclasses.replace(WHOLE, start=107, end=155), name="other")],
+            {},
+            SHARDS,
+            "'other': parts must not lie on bytes of others, got those of 'weight'",
+        ),
+        (
+            [entry(dataclasses.replace(QUANTISED, scales=(70, 74)), stored="I8")],
+            {},
+            SHARDS,
+            "must not lie on bytes of others",
+        ),
+        (
+            [entry(QUANTISED, stored="I8"), entry(TOP, BOTTOM, name="weight::scales")],
+            {},
+            SHARDS,
+            "must not end in '::scales' where tensors are quantised, got 'weight::scales'",
+        ),
         ([entry(TOP, dataclasses.replace(BOTTOM, shard=2))], {}, SHARDS, "within the shards' files"),
         ([entry(TOP, dataclasses.replace(BOTTOM, shard=-1))], {}, SHARDS, "within the shards' files"),
     ],
@@ -81,27 +115,22 @@ def test_tables_that_do_not_fit_one_another_are_refused(tensors, aliases, shards
         check_layout(tensors, aliases, shards)
 
 
+def test_a_tensor_may_be_stored_in_another_dtype():
+    quantised = entry(QUANTISED, dtype="F64", stored="I8")
+    check_layout([quantised], {}, SHARDS)
+    assert (quantised.stored_dtype, quantised.is_quantised, quantised.decoded_bytes) == ("I8", True, 96)
+    rounded = entry(dataclasses.replace(WHOLE, end=84), stored="BF16")
+    assert (rounded.stored_dtype, rounded.is_quantised, rounded.decoded_bytes) == ("BF16", False, 48)
+    as_it_is = entry(WHOLE, dtype="I32")
+    assert (as_it_is.stored_dtype, as_it_is.is_quantised) == ("I32", False)
+
+
+def test_parts_without_elements_may_lie_anywhere():
+    empty = entry(part(0, (0,), (0,), 70, 70), name="empty", shape=(0,))
+    check_layout([entry(WHOLE), empty], {}, SHARDS)
+
+
 @pytest.mark.parametrize("name", ["", "__metadata__", "\ud800", "x" * 4097])
 def test_names_that_cannot_be_stored_are_refused(name):
     with pytest.raises(ValueError, match="tensor names must be 1 to 4096 characters"):
         check_tensor_name(name)
-
-
-def test_a_shard_has_a_digest_for_every_chunk():
-    data = bytes(CHUNK_BYTES) + b"x"
-    shard = Shard.of(shard_name(1, 1), data)
-    assert len(shard.chunk_sha256) == 2
-    # printf x | sha256sum
-    assert shard.chunk_sha256[1] == "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"
-    assert len(chunk_digests(data[:CHUNK_BYTES])) == 1
-    with pytest.raises(ValueError, match="must be 2 digests for 8388609 bytes, got 1"):
-        Shard(name=shard.name, size_bytes=shard.size_bytes, chunk_sha256=shard.chunk_sha256[:1])
-    with pytest.raises(ValueError, match="64 hexadecimal digits each, got 'X'"):
-        Shard(name=shard.name, size_bytes=1, chunk_sha256=("X",))
-
-
-def test_the_content_digest_depends_on_every_chunk():
-    data = bytearray(CHUNK_BYTES + 1)
-    before = content_digest([Shard.of(shard_name(1, 1), bytes(data))])
-    data[-1] = 1
-    assert content_digest([Shard.of(shard_name(1, 1), bytes(data))]) != before

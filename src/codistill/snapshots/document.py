@@ -8,12 +8,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
-from codistill.errors import SnapshotFormatError
+from codistill.errors import SnapshotError, SnapshotFormatError
 
 FORMAT_VERSION: Final = 1
 MAX_INTEGER: Final = 2**63 - 1
 SHA256: Final = re.compile(r"[0-9a-f]{64}")
 RUN_ID: Final = re.compile(r"[0-9a-f]{1,64}")
+_LONGEST_REASON = 1000
 
 
 def write_document(fields: Mapping[str, Any]) -> bytes:
@@ -38,19 +39,24 @@ def refusals(kind: str, key: str) -> Iterator[None]:
         key: Where it was read.
 
     Raises:
-        SnapshotFormatError: In place of any ValueError, TypeError or RecursionError inside.
+        SnapshotFormatError: In place of any ValueError, TypeError or RecursionError inside that is not
+            itself a SnapshotError.
     """
     peer = key.split("/", 1)[0] if "/" in key else None
     try:
         yield
-    except SnapshotFormatError:
+    except SnapshotError:
         raise
     except RecursionError as e:
         raise SnapshotFormatError(
             f"The {kind} at {key!r} cannot be used: it is nested too deeply.", peer=peer, key=key
         ) from e
     except (ValueError, TypeError) as e:
-        raise SnapshotFormatError(f"The {kind} at {key!r} cannot be used: {e}", peer=peer, key=key) from e
+        # A field's name is a stranger's too, and may be as long as the document.
+        reason = str(e) if len(str(e)) <= _LONGEST_REASON else f"{str(e)[:_LONGEST_REASON]}..."
+        raise SnapshotFormatError(
+            f"The {kind} at {key!r} cannot be used: {reason}", peer=peer, key=key
+        ) from e
 
 
 def finite_or_none(number: float | None) -> float | None:
@@ -161,6 +167,10 @@ class Fields:
     def text(self, field: str, pattern: re.Pattern[str] | None = None) -> str:
         """Return a string that matches the pattern as a whole."""
         return as_string(self._get(field), self._full(field), pattern)
+
+    def has(self, field: str) -> bool:
+        """Return whether the field is there."""
+        return field in self._values
 
     def is_null(self, field: str) -> bool:
         """Return whether the field is there and null."""

@@ -11,6 +11,7 @@ RUN_KEY: Final = "run.json"
 
 _PEER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _COUNTER = r"(0|[1-9][0-9]{0,18})"
+_SNAPSHOT = re.compile(rf"{_COUNTER}-{_COUNTER}")
 _MANIFEST = re.compile(rf"({_PEER.pattern})/snapshots/{_COUNTER}-{_COUNTER}/manifest\.json")
 
 
@@ -94,6 +95,22 @@ def shard_name(index: int, count: int) -> str:
     if not 1 <= index <= count:
         raise ValueError(f"index must be between 1 and count = {count}, got {index}.")
     return f"shard-{index:05d}-of-{count:05d}.safetensors"
+
+
+def snapshots_prefix(peer: str) -> str:
+    """Return the folder of a peer's snapshots."""
+    return f"{peer}/snapshots"
+
+
+def parse_snapshot_name(name: str) -> tuple[int, int] | None:
+    """Return incarnation and sequence of a snapshot's folder; None if it is not one.
+
+    Example:
+        >>> parse_snapshot_name("0-12"), parse_snapshot_name("README")
+        ((0, 12), None)
+    """
+    match = _SNAPSHOT.fullmatch(name)
+    return None if match is None else (int(match[1]), int(match[2]))
 
 
 def parse_manifest_key(key: str) -> tuple[str, int, int]:

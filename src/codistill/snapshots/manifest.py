@@ -15,15 +15,9 @@ from codistill.snapshots.document import (
 )
 from codistill.snapshots.keys import check_peer_name, manifest_key, parse_manifest_key
 from codistill.snapshots.metadata import check_metadata
-from codistill.snapshots.tensors import (
-    CHUNK_BYTES,
-    MAX_SHARDS,
-    Part,
-    Shard,
-    TensorEntry,
-    check_layout,
-    content_digest,
-)
+from codistill.snapshots.precision import STORED, check_readable
+from codistill.snapshots.shards import CHUNK_BYTES, MAX_SHARDS, Shard, content_digest
+from codistill.snapshots.tensors import Part, TensorEntry, check_layout
 
 __all__ = [
     "CHUNK_BYTES",
@@ -103,7 +97,7 @@ class Manifest:
     interval_steps: int
     """Steps between two publishes of this peer, >= 1."""
     codec: str
-    """How the tensors are encoded, see `codistill.snapshots.codec`."""
+    """How the tensors are encoded, see `codistill.snapshots.precision`."""
     finished: bool
     """Whether the peer's training is over, so that this snapshot never gets old."""
     metadata: Mapping[str, Any]
@@ -129,6 +123,13 @@ class Manifest:
                 f"{self.incarnation}-{self.sequence}, got {self.previous.key!r}."
             )
         check_layout(self.tensors, self.aliases, self.shards)
+        for tensor in self.tensors:
+            allowed = STORED.get(self.codec, {}).get(tensor.dtype)
+            if tensor.stored not in (None, allowed):
+                raise ValueError(
+                    f"tensor {tensor.name!a}: stored must be {allowed or 'absent'} with codec "
+                    f"{self.codec!a:.80}, got {tensor.stored!r}."
+                )
 
     @property
     def key(self) -> str:
@@ -144,6 +145,11 @@ class Manifest:
     def total_bytes(self) -> int:
         """Size of all shards together."""
         return sum(shard.size_bytes for shard in self.shards)
+
+    @property
+    def decoded_bytes(self) -> int:
+        """Size of all tensors once they are decoded, up to 8 times `total_bytes`."""
+        return sum(tensor.decoded_bytes for tensor in self.tensors)
 
     @property
     def content_digest(self) -> str:
@@ -199,10 +205,12 @@ class Manifest:
             key: Where it was read; peer, incarnation and sequence in it must agree with the key.
 
         Raises:
-            SnapshotFormatError: If a field is not as the format says, or the format is newer.
+            SnapshotFormatError: If a field is not as the format says, or the format or the codec is newer.
         """
         with refusals("manifest", key):
             fields = Fields.of_document(data, max_bytes=MAX_MANIFEST_BYTES)
+            # Before the tensors, which a codec to come may describe in ways unknown here.
+            check_readable(fields.text("codec"))
             manifest = cls(
                 run_id=fields.text("run_id", RUN_ID),
                 peer=check_peer_name(fields.text("peer")),

@@ -29,16 +29,21 @@ def check_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """
     if not isinstance(metadata, Mapping):
         raise TypeError(f"metadata must be a mapping, got {type(metadata).__name__}.")
-    return _copy_of_mapping(metadata, "metadata", 1)
+    return _copy_of_mapping(metadata, ())
 
 
-def _copy(value: object, name: str, depth: int) -> Any:
-    if depth > MAX_DEPTH:
+# Keys and indices from the outermost level inwards. They become text in an error only: spelled out at every
+# level, a long key over a long list would take for ever.
+_Path = tuple[str | int, ...]
+
+
+def _copy(value: object, path: _Path) -> Any:
+    if len(path) >= MAX_DEPTH:
         raise TypeError(f"metadata must be at most {MAX_DEPTH} levels deep, got more. Flatten it.")
     if isinstance(value, Mapping):
-        return _copy_of_mapping(value, name, depth)
+        return _copy_of_mapping(value, path)
     if isinstance(value, list | tuple):
-        return [_copy(item, f"{name}[{i}]", depth + 1) for i, item in enumerate(value)]
+        return [_copy(item, (*path, i)) for i, item in enumerate(value)]
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str) and is_text(value):
@@ -48,11 +53,15 @@ def _copy(value: object, name: str, depth: int) -> Any:
     if isinstance(value, float) and math.isfinite(value):
         return float(value)
     got = repr(value)[:40] if isinstance(value, str | int | float) else type(value).__name__
-    raise TypeError(f"{name} must be made of {_RULE}, got {got}. Convert it, or leave it out.")
+    raise TypeError(f"{_name(path)} must be made of {_RULE}, got {got}. Convert it, or leave it out.")
 
 
-def _copy_of_mapping(value: Mapping[Any, object], name: str, depth: int) -> dict[str, Any]:
+def _copy_of_mapping(value: Mapping[Any, object], path: _Path) -> dict[str, Any]:
     for key in value:
         if not isinstance(key, str) or not is_text(key):
-            raise TypeError(f"{name} must have strings as keys, got {key!r:.40}. Convert it.")
-    return {str(key): _copy(item, f"{name}[{key!r}]", depth + 1) for key, item in value.items()}
+            raise TypeError(f"{_name(path)} must have strings as keys, got {key!r:.40}. Convert it.")
+    return {str(key): _copy(item, (*path, key)) for key, item in value.items()}
+
+
+def _name(path: _Path) -> str:
+    return "metadata" + "".join(f"[{key!r}]" for key in path)

@@ -4,9 +4,11 @@ import json
 from dataclasses import dataclass
 from typing import Final
 
+from codistill.errors import SnapshotIntegrityError
 from codistill.snapshots.document import RUN_ID, SHA256, Fields, refusals, write_document
 from codistill.snapshots.keys import check_peer_name, manifest_key, pointer_key
 from codistill.snapshots.manifest import ManifestReference
+from codistill.snapshots.signing import SigningKey
 
 MAX_POINTER_BYTES: Final = 4096
 
@@ -36,8 +38,12 @@ class Pointer:
         """Incarnation and sequence: which of two snapshots of a peer is newer."""
         return self.incarnation, self.sequence
 
-    def to_json(self) -> bytes:
-        """Return the document's bytes, unsigned."""
+    def to_json(self, *, signing_key: SigningKey | None = None) -> bytes:
+        """Return the document's bytes.
+
+        Args:
+            signing_key: Signs it; None leaves it unsigned.
+        """
         body = write_document(
             {
                 "run_id": self.run_id,
@@ -47,26 +53,30 @@ class Pointer:
                 "manifest": self.manifest.to_fields(),
             }
         )
-        return json.dumps({"body": body.decode(), "mac": None}).encode()
+        mac = None if signing_key is None else signing_key.mac(body)
+        return json.dumps({"body": body.decode(), "mac": mac}).encode()
 
     @classmethod
-    def from_json(cls, data: bytes, *, key: str) -> "Pointer":
+    def from_json(cls, data: bytes, *, key: str, signing_key: SigningKey | None = None) -> "Pointer":
         """Parse a pointer that somebody else wrote.
-
-        A signature (``mac``) is not checked: this version reads signed pointers as if they were unsigned.
 
         Args:
             data: What was read.
             key: Where it was read; the peer in it must agree with the key.
+            signing_key: Whose signature (``mac``) it must bear. With None it is read whether signed or
+                not, and a signature is not checked: there is nothing to check it with.
 
         Raises:
             SnapshotFormatError: If a field is not as the format says, or the format is newer.
+            SnapshotIntegrityError: If it is not signed with the key.
         """
         with refusals("pointer", key):
             envelope = Fields.parse(data, max_bytes=MAX_POINTER_BYTES)
-            if not envelope.is_null("mac"):
-                envelope.text("mac", SHA256)
-            fields = Fields.of_document(envelope.text("body").encode(), max_bytes=MAX_POINTER_BYTES)
+            mac = None if envelope.is_null("mac") else envelope.text("mac", SHA256)
+            body = envelope.text("body").encode()
+            if signing_key is not None:
+                _check_signature(body, mac, key=key, signing_key=signing_key)
+            fields = Fields.of_document(body, max_bytes=MAX_POINTER_BYTES)
             pointer = cls(
                 run_id=fields.text("run_id", RUN_ID),
                 peer=check_peer_name(fields.text("peer")),
@@ -77,3 +87,18 @@ class Pointer:
             if pointer_key(pointer.peer) != key:
                 raise ValueError(f"peer must be the one it is stored for, got {pointer.peer!r}.")
             return pointer
+
+
+def _check_signature(body: bytes, mac: str | None, *, key: str, signing_key: SigningKey) -> None:
+    if mac is None:
+        wrong = "it is not signed"
+    elif not signing_key.verify(body, mac):
+        wrong = "it is signed with another key, or was altered"
+    else:
+        return
+    raise SnapshotIntegrityError(
+        f"The pointer at {key!r} must be signed with this peer's signing key, and {wrong}. "
+        "Give all peers of the run the same signing_key_file.",
+        peer=key.split("/", 1)[0],
+        key=key,
+    )

@@ -1,20 +1,23 @@
 """Which tensors a snapshot holds, and in which bytes of which shard."""
 
-import hashlib
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final
 
 import torch
 
-from codistill.snapshots.document import MAX_INTEGER, SHA256, Fields, is_text
+from codistill.snapshots.document import MAX_INTEGER, Fields, is_text
 from codistill.snapshots.keys import shard_name
+from codistill.snapshots.precision import STORED, count_blocks
+from codistill.snapshots.shards import MAX_SHARDS, Shard
 
-CHUNK_BYTES: Final = 8 * 2**20
 MAX_DIMENSIONS: Final = 32
 MAX_NAME_CHARACTERS: Final = 4096
-MAX_SHARDS: Final = 100_000
+# What follows a quantised tensor's name in the name of its scales, which are a tensor of the file's own.
+SCALES_SUFFIX: Final = "::scales"
 
 # What every safetensors from 0.6 on both writes and reads, under its names.
 DTYPES: Final[Mapping[str, torch.dtype]] = {
@@ -34,6 +37,10 @@ DTYPES: Final[Mapping[str, torch.dtype]] = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+_SCALE_BYTES: Final = torch.float32.itemsize
+_CONVERSIONS: Final = frozenset(
+    pair for stored_by_dtype in STORED.values() for pair in stored_by_dtype.items()
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,28 +57,42 @@ class Part:
     """First byte of its values in the shard's file."""
     end: int
     """Byte after its last value."""
+    scales: tuple[int, int] | None = None
+    """First byte of its scales in the same file and byte after the last; None if it is not quantised."""
+
+    @property
+    def elements(self) -> int:
+        """How many values it holds."""
+        return math.prod(self.shape)
+
+    @property
+    def ranges(self) -> tuple[tuple[int, int], ...]:
+        """Every (first byte, byte after the last) that is its own in the shard's file."""
+        values = (self.start, self.end)
+        return (values,) if self.scales is None else (values, self.scales)
 
     def to_fields(self) -> dict[str, Any]:
         """Return its JSON object."""
+        scales = {} if self.scales is None else {"scales": list(self.scales)}
         return {
             "shard": self.shard,
             "offsets": list(self.offsets),
             "shape": list(self.shape),
             "bytes": [self.start, self.end],
+            **scales,
         }
 
     @classmethod
     def from_fields(cls, fields: Fields) -> "Part":
         """Parse its JSON object; ValueError names the field."""
-        byte_range = fields.integers("bytes", limit=2)
-        if len(byte_range) != 2:
-            raise ValueError(f"{fields.name}.bytes must be start and end, got {len(byte_range)} elements.")
+        start, end = _range(fields, "bytes")
         return cls(
             shard=fields.integer("shard"),
             offsets=fields.integers("offsets", limit=MAX_DIMENSIONS),
             shape=fields.integers("shape", limit=MAX_DIMENSIONS),
-            start=byte_range[0],
-            end=byte_range[1],
+            start=start,
+            end=end,
+            scales=_range(fields, "scales") if fields.has("scales") else None,
         )
 
 
@@ -82,22 +103,44 @@ class TensorEntry:
     name: str
     """Its name in the state, and in every shard that holds a part of it."""
     dtype: str
-    """How it is stored, in safetensors' words: a key of `DTYPES`."""
+    """Its dtype in the published state, in safetensors' words: a key of `DTYPES`."""
     shape: tuple[int, ...]
     """Its whole shape, whatever the number of ranks that published it."""
     parts: tuple[Part, ...]
     """Boxes that together are the tensor; at most one a shard."""
+    stored: str | None = None
+    """Its dtype in the files where that is another one, see `codistill.snapshots.precision`."""
 
     def __post_init__(self) -> None:
         check_tensor_name(self.name)
         if self.dtype not in DTYPES:
             raise self._wrong(f"dtype must be one of {', '.join(DTYPES)}, got {ascii(self.dtype)[:40]}")
+        if self.stored is not None and (self.dtype, self.stored) not in _CONVERSIONS:
+            choices = ", ".join(sorted(stored for dtype, stored in _CONVERSIONS if dtype == self.dtype))
+            raise self._wrong(
+                f"stored must be one of {choices or 'none'} for {self.dtype}, got {ascii(self.stored)[:40]}"
+            )
         if len(self.shape) > MAX_DIMENSIONS:
             raise self._wrong(f"shape must have at most {MAX_DIMENSIONS} dimensions, got {len(self.shape)}")
         # Sizes of 0 count as 1: torch multiplies the others into strides all the same.
         if math.prod(max(size, 1) for size in self.shape) * self._itemsize > MAX_INTEGER:
             raise self._wrong(f"shape must be that of a tensor of below 2**63 bytes, got {list(self.shape)}")
         self._check_parts()
+
+    @property
+    def stored_dtype(self) -> str:
+        """Its dtype in the files."""
+        return self.stored or self.dtype
+
+    @property
+    def is_quantised(self) -> bool:
+        """Whether its parts have scales."""
+        return self.stored == "I8"
+
+    @property
+    def decoded_bytes(self) -> int:
+        """Its size when it is decoded."""
+        return math.prod(self.shape) * self._itemsize
 
     @property
     def _itemsize(self) -> int:
@@ -115,7 +158,7 @@ class TensorEntry:
             raise self._wrong(
                 f"its only part must have shape {list(self.shape)}, got {list(self.parts[0].shape)}"
             )
-        elements = sum(math.prod(part.shape) for part in self.parts)
+        elements = sum(part.elements for part in self.parts)
         if elements != math.prod(self.shape):
             raise self._wrong(f"parts must add up to {math.prod(self.shape)} elements, got {elements}")
 
@@ -131,12 +174,21 @@ class TensorEntry:
                 f"parts must lie within shape {list(self.shape)}, "
                 f"got {list(part.shape)} at {list(part.offsets)}"
             )
-        size_bytes = math.prod(part.shape) * self._itemsize
+        size_bytes = part.elements * DTYPES[self.stored_dtype].itemsize
         if part.start < 0 or part.end - part.start != size_bytes:
             raise self._wrong(
-                f"bytes must be {size_bytes} for {self.dtype} of shape {list(part.shape)}, "
+                f"bytes must be {size_bytes} for {self.stored_dtype} of shape {list(part.shape)}, "
                 f"got {part.start} to {part.end}"
             )
+        if (part.scales is not None) != self.is_quantised:
+            raise self._wrong(f"scales must be there exactly where stored is I8, got {part.scales}")
+        if part.scales is not None:
+            start, end = part.scales
+            size_bytes = count_blocks(part.elements) * _SCALE_BYTES
+            if start < 0 or end - start != size_bytes:
+                raise self._wrong(
+                    f"scales must be {size_bytes} bytes for {part.elements} elements, got {start} to {end}"
+                )
 
     def _wrong(self, rule_and_value: str) -> ValueError:
         return ValueError(f"tensor {self.name!a}: {rule_and_value}.")
@@ -148,6 +200,7 @@ class TensorEntry:
             "dtype": self.dtype,
             "shape": list(self.shape),
             "parts": [part.to_fields() for part in self.parts],
+            **({} if self.stored is None else {"stored": self.stored}),
         }
 
     @classmethod
@@ -158,51 +211,8 @@ class TensorEntry:
             dtype=fields.text("dtype"),
             shape=fields.integers("shape", limit=MAX_DIMENSIONS),
             parts=tuple(Part.from_fields(part) for part in fields.objects("parts", limit=MAX_SHARDS)),
+            stored=fields.text("stored") if fields.has("stored") else None,
         )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shard:
-    """A safetensors file of a snapshot."""
-
-    name: str
-    """File name, beside the manifest."""
-    size_bytes: int
-    """Size of the whole file."""
-    chunk_sha256: tuple[str, ...]
-    """SHA-256 of every 8 MiB of it, the last one shorter; hexadecimal."""
-
-    def __post_init__(self) -> None:
-        chunks = -(-self.size_bytes // CHUNK_BYTES)
-        if len(self.chunk_sha256) != chunks:
-            raise ValueError(
-                f"chunk_sha256 of {self.name[:80]!a} must be {chunks} digests for {self.size_bytes} bytes, "
-                f"got {len(self.chunk_sha256)}."
-            )
-        for digest in self.chunk_sha256:
-            if SHA256.fullmatch(digest) is None:
-                raise ValueError(
-                    f"chunk_sha256 of {self.name[:80]!a} must be 64 hexadecimal digits each, "
-                    f"got {digest[:80]!a}."
-                )
-
-    @classmethod
-    def of(cls, name: str, data: bytes) -> "Shard":
-        """Describe a file by its content."""
-        return cls(name=name, size_bytes=len(data), chunk_sha256=chunk_digests(data))
-
-    def to_fields(self) -> dict[str, Any]:
-        """Return its JSON object."""
-        return {"name": self.name, "size": self.size_bytes, "chunk_sha256": list(self.chunk_sha256)}
-
-    @classmethod
-    def from_fields(cls, fields: Fields) -> "Shard":
-        """Parse its JSON object; ValueError names the field."""
-        size_bytes = fields.integer("size")
-        digests = fields.array("chunk_sha256", limit=-(-size_bytes // CHUNK_BYTES))
-        if not all(isinstance(digest, str) for digest in digests):
-            raise ValueError(f"{fields.name}.chunk_sha256 must be an array of strings, got other values.")
-        return cls(name=fields.text("name"), size_bytes=size_bytes, chunk_sha256=tuple(map(str, digests)))
 
 
 def check_tensor_name(name: str) -> None:
@@ -225,14 +235,17 @@ def check_layout(tensors: Sequence[TensorEntry], aliases: Mapping[str, str], sha
     """Check that tensors, aliases and shards fit one another.
 
     Raises:
-        ValueError: If names repeat, an alias leads nowhere, a part lies outside its shard, or shards are
-            not named in order.
+        ValueError: If names repeat, an alias leads nowhere, parts lie outside their shard or over one
+            another, or shards are not named in order.
     """
     names = {tensor.name for tensor in tensors}
     if not tensors:
         raise ValueError("tensors must hold at least one, got none.")
     if len(names) < len(tensors):
         raise ValueError(f"tensors must have different names, got {len(tensors) - len(names)} repeated.")
+    if any(tensor.is_quantised for tensor in tensors):
+        for name in names:
+            check_scales_name(name)
     for alias, stored in aliases.items():
         check_tensor_name(alias)
         if alias in names or stored not in names:
@@ -246,25 +259,46 @@ def check_layout(tensors: Sequence[TensorEntry], aliases: Mapping[str, str], sha
                 f"shards[{index - 1}].name must be {shard_name(index, len(shards))!r}, "
                 f"got {ascii(shard.name)[:80]}."
             )
+    _check_ranges(tensors, shards)
+
+
+def check_scales_name(name: str) -> None:
+    """Refuse names that are those of scales, beside quantised tensors.
+
+    Raises:
+        ValueError: If it is such a one.
+    """
+    if name.endswith(SCALES_SUFFIX):
+        raise ValueError(
+            f"tensor names must not end in {SCALES_SUFFIX!r} where tensors are quantised, "
+            f"got {ascii(name)[:80]}. Rename it, or take another codec."
+        )
+
+
+def _check_ranges(tensors: Sequence[TensorEntry], shards: Sequence[Shard]) -> None:
+    """Check that all parts lie within their shards and no two on the same bytes.
+
+    The latter bounds what decoding allocates: however hostile the manifest, every byte of a file is
+    decoded once.
+    """
+    taken: dict[int, list[tuple[int, int, str]]] = defaultdict(list)
     for tensor in tensors:
         for part in tensor.parts:
-            if not 0 <= part.shard < len(shards) or part.end > shards[part.shard].size_bytes:
+            ends = [end for _, end in part.ranges]
+            if not 0 <= part.shard < len(shards) or max(ends) > shards[part.shard].size_bytes:
                 raise ValueError(f"tensor {tensor.name!a}: parts must lie within the shards' files.")
+            taken[part.shard] += [(start, end, tensor.name) for start, end in part.ranges if start < end]
+    for ranges in taken.values():
+        for (_, end, name), (start, _, other) in pairwise(sorted(ranges)):
+            if start < end:
+                raise ValueError(
+                    f"tensor {other!a}: parts must not lie on bytes of others, got those of {name!a}."
+                )
 
 
-def chunk_digests(data: bytes) -> tuple[str, ...]:
-    """Return the SHA-256 of every `CHUNK_BYTES` of a file, hexadecimal."""
-    view = memoryview(data)
-    starts = range(0, len(view), CHUNK_BYTES)
-    return tuple(hashlib.sha256(view[start : start + CHUNK_BYTES]).hexdigest() for start in starts)
-
-
-def content_digest(shards: Sequence[Shard]) -> str:
-    """Return one digest of all shards, equal exactly if names, dtypes and values of all tensors are.
-
-    It notices peers whose weights are identical. Hexadecimal SHA-256 over the chunks' digests.
-    """
-    digest = hashlib.sha256()
-    for shard in shards:
-        digest.update("".join(shard.chunk_sha256).encode())
-    return digest.hexdigest()
+def _range(fields: Fields, field: str) -> tuple[int, int]:
+    """Return the two elements of an array that are a first byte and the byte after the last."""
+    values = fields.integers(field, limit=2)
+    if len(values) != 2:
+        raise ValueError(f"{fields.name}.{field} must be start and end, got {len(values)} elements.")
+    return values[0], values[1]
