@@ -1,16 +1,16 @@
 import io
 import json
 import math
+import warnings
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
 from codistill.codistiller import Codistiller
-from codistill.errors import CodistillWarning, RunExistsError
+from codistill.errors import CodistillWarning, PeerTakenError, RunExistsError
 from codistill.exchange.checkpoint import CheckpointExchange, Membership, load_snapshot
 from codistill.exchange.teachers import TeacherOptions
 from codistill.losses.divergences import Divergence
@@ -18,6 +18,7 @@ from codistill.snapshots.status import Status
 from codistill.stores.memory import MemoryStore
 from codistill.testing.clock import FakeClock
 from codistill.testing.faulty_store import FaultyStore
+from codistill.testing.inline_background import InlineBackground
 from codistill.testing.peers import run_peers
 
 BATCH = 5
@@ -41,6 +42,7 @@ def make_peer(store, peer="a", *, model=None, interval_steps=1, exchange=None, *
     """Return a codistiller and its model."""
     model = make_model(ord(peer)) if model is None else model
     made = CheckpointExchange(store, peer=peer, interval_steps=interval_steps, **(exchange or {}))
+    made.background, made.clock = InlineBackground(), FakeClock()
     return Codistiller(model, made, **options), model
 
 
@@ -115,13 +117,18 @@ def test_an_exchange_belongs_to_one_codistiller(store):
         Codistiller(nn.Linear(4, 3), exchange)
 
 
-def test_a_world_of_several_ranks_is_refused(store, monkeypatch):
-    exchange = CheckpointExchange(store, peer="a")
-    with monkeypatch.context() as patch:
-        patch.setattr(dist, "is_initialized", lambda: True)
-        patch.setattr(dist, "get_world_size", lambda: 4)
-        with pytest.raises(RuntimeError, match="got a world of 4 ranks"):
-            Codistiller(nn.Linear(4, 3), exchange)
+@pytest.mark.parametrize("timeout_s", [0, -1.0, math.nan])
+def test_a_timeout_of_the_end_must_be_positive(store, timeout_s):
+    codistiller, _ = make_peer(store)
+    with pytest.raises(ValueError, match=f"timeout_s must be > 0, got {timeout_s}"):
+        codistiller.close(timeout_s=timeout_s)
+    codistiller.close()
+
+
+@pytest.mark.parametrize("group", [5, "world", [0, 1]])
+def test_a_group_must_be_one_of_torch(store, group):
+    with pytest.raises(TypeError, match=r"group must be a torch\.distributed ProcessGroup, got"):
+        make_peer(store, group=group)
 
 
 def test_a_schedule_that_goes_wrong_is_named_with_its_step(store):
@@ -518,7 +525,7 @@ def test_the_report_says_what_the_exchange_did(store):
         if len(reports) == 2:
             again, _ = make_peer(store, "b", exchange={"membership": Membership(rejoin=True)})
             again.loss(model(make_inputs()), make_inputs())
-            again.step()
+            again.step(samples=4 * BATCH)  # with half of this peer's samples or more it teaches
     assert [report.step for report in reports] == [1, 2, 3, 4]
     assert [report.published for report in reports] == [False, True, False, True]
     assert [report.fetched for report in reports] == [(), (), (), ("b",)]
@@ -655,9 +662,9 @@ def test_state_of_another_run_is_warned_of(store):
     first.loss(model(make_inputs()), make_inputs())
     first.step()
     codistiller, _ = make_peer(store)
+    codistiller.load_state_dict(first.state_dict())
     with pytest.warns(CodistillWarning, match="another run"):
-        codistiller.load_state_dict(first.state_dict())
-    codistiller.loss(model(make_inputs()), make_inputs())
+        codistiller.loss(model(make_inputs()), make_inputs())
     assert codistiller.step().step == 2
 
 
@@ -700,7 +707,7 @@ def test_a_start_that_timed_out_can_be_repeated(store):
     exchange = CheckpointExchange(
         store, peer="a", interval_steps=1, membership=Membership(start_with_peers=1, start_timeout_s=5)
     )
-    exchange.clock = FakeClock()
+    exchange.background, exchange.clock = InlineBackground(), FakeClock()
     model = make_model(1)
     codistiller = Codistiller(model, exchange)
     with pytest.raises(TimeoutError, match="start_with_peers must be met"):
@@ -785,7 +792,7 @@ def test_close_without_publish_leaves_the_last_snapshot(store):
 def test_close_before_the_first_loss_leaves_nothing(store):
     with make_peer(store)[0]:
         pass
-    assert store.list_names("", limit=10) == ["run.json"]
+    assert store.list_names("", limit=10) == []
 
 
 def test_nothing_works_after_close(store):
@@ -804,3 +811,181 @@ def test_nothing_works_after_close_before_the_first_loss(store):
     codistiller.close()
     with pytest.raises(RuntimeError, match="has been closed"):
         codistiller.loss(model(make_inputs()), make_inputs())
+
+
+# Teachers that count less
+
+
+def grow_old(store, when_stale, steps):
+    """Let a student train beside a peer that is silent; return its reports and losses."""
+    teach(store)
+    membership = Membership(max_age_steps=2, when_stale=when_stale)
+    codistiller, model = make_peer(store, exchange={"peers": ["a", "b"], "membership": membership})
+    reports, losses = [], []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CodistillWarning)  # of what is old
+        for _ in range(steps):
+            losses.append(codistiller.loss(model(make_inputs()), make_inputs()).item())
+            reports.append(codistiller.step())
+    return reports, losses
+
+
+@pytest.mark.parametrize(
+    ("when_stale", "shares"),
+    [
+        ("fade", [1.0, 1.0, 0.5, 0.0, 0.0]),
+        ("drop", [1.0, 1.0, 0.0, 0.0, 0.0]),
+        ("keep", [1.0, 1.0, 1.0, 1.0, 1.0]),
+    ],
+)
+def test_reports_and_losses_follow_a_teachers_share(store, when_stale, shares):
+    reports, losses = grow_old(store, when_stale, 6)
+    assert [report.shares["b"] for report in reports] == [*shares, shares[-1]]
+    # The share after a step is that of the next step's loss; the student itself stays as it is.
+    assert losses[1:] == pytest.approx([losses[0] * share for share in shares])
+    assert [report.teachers["b"] for report in reports] == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_teacher_share_counts_no_step_whose_teachers_all_count_nothing(store):
+    reports, losses = grow_old(store, "drop", 6)
+    counted = [loss > 0.0 for loss in losses]
+    assert counted == [True, True, True, False, False, False]
+    assert [report.teacher_share for report in reports] == pytest.approx(
+        [sum(counted[:steps]) / steps for steps in range(1, 7)]
+    )
+    assert reports[-1].teacher_samples == 3 * BATCH
+    assert [report.distillation_loss is None for report in reports] == [False] * 3 + [True] * 3
+
+
+def test_predictions_that_are_no_numbers_leave_the_loss_exactly_0(store):
+    wild = make_model(1)
+    with torch.no_grad():
+        wild.bias.fill_(3e38)
+        wild.weight.fill_(3e38)
+    teach(store, model=wild)
+    codistiller, model = make_peer(store)
+    inputs = make_inputs().abs()
+    for _ in range(9):
+        loss = codistiller.loss(model(inputs), inputs)
+        assert loss.item() == 0.0
+        (gradient,) = torch.autograd.grad(loss, model.weight)
+        assert not gradient.any()
+        assert codistiller.step().quarantined == ()
+    codistiller.loss(model(inputs), inputs)
+    with pytest.warns(CodistillWarning, match="'b' is not learnt from since step 10"):
+        report = codistiller.step()
+    assert (report.quarantined, report.shares) == (("b",), {"b": 0.0})
+
+
+def test_one_bad_teacher_of_two_leaves_the_other(store):
+    good, wild = make_model(1), make_model(2)
+    with torch.no_grad():
+        wild.bias.fill_(3e38)
+        wild.weight.fill_(3e38)
+    teach(store, "b", model=good)
+    teach(store, "c", model=wild)
+    codistiller, model = make_peer(store, exchange={"topology": "all"})
+    inputs = make_inputs().abs()
+    logits = model(inputs)
+    torch.testing.assert_close(codistiller.loss(logits, inputs), kl(logits, good(inputs)))
+
+
+# A term that diverges
+
+
+def train(codistiller, model, steps):
+    """Return the reports of so many steps."""
+    reports = []
+    for _ in range(steps):
+        codistiller.loss(model(make_inputs()), make_inputs())
+        reports.append(codistiller.step(task_loss=1.0))
+    return reports
+
+
+def infinite(student, teacher):
+    return torch.full(student.shape[:-1], math.inf) + 0.0 * student.sum(-1)
+
+
+def test_a_term_that_diverges_halves_its_weight_and_is_said_once(store):
+    teach(store)
+    codistiller, model = make_peer(store, distillation_loss=infinite, weight=0.8, interval_steps=100)
+    with pytest.warns(CodistillWarning, match="diverges at step 20, .*: its weight is halved") as caught:
+        reports = train(codistiller, model, 41)
+    assert len(caught) == 1
+    assert [report.weight_factor for report in reports] == [1.0] * 19 + [0.5] * 20 + [0.25] * 2
+    assert [reports[index].weight for index in (0, 19, 20, 39, 40)] == [0.8, 0.8, 0.4, 0.4, 0.2]
+
+
+def test_a_resumed_codistiller_goes_on_with_the_lower_weight(store):
+    teach(store)
+    codistiller, model = make_peer(store, distillation_loss=infinite, interval_steps=100)
+    with pytest.warns(CodistillWarning, match="diverges"):
+        train(codistiller, model, 20)
+    state = json.loads(json.dumps(codistiller.state_dict()))
+    resumed, _ = make_peer(store, model=model, interval_steps=100)
+    resumed.load_state_dict(state)
+    resumed.loss(model(make_inputs()), make_inputs())
+    report = resumed.step()
+    assert (report.weight_factor, report.weight) == (0.5, 0.5)
+
+
+def test_in_lockstep_a_term_that_diverges_is_only_said(store):
+    other, other_model = make_peer(store, "b", interval_steps=100)
+    other.loss(other_model(make_inputs()), make_inputs())
+    other.close()
+    options = {"peers": ["a", "b"], "lockstep": True}
+    codistiller, model = make_peer(store, interval_steps=100, exchange=options, distillation_loss=infinite)
+    with pytest.warns(
+        CodistillWarning, match="diverges at step 20, .*: nothing is changed, in lock"
+    ) as caught:
+        reports = train(codistiller, model, 60)
+    report = reports[-1]
+    assert len(caught) == 1
+    assert (report.weight_factor, report.weight) == (1.0, 1.0)
+
+
+def test_state_that_was_saved_before_there_was_a_guard_is_taken(store):
+    codistiller, model = make_peer(store)
+    codistiller.loss(model(make_inputs()), make_inputs())
+    codistiller.step()
+    state = codistiller.state_dict()
+    del state["guard"]
+    del state["exchange"]["seen"]
+    resumed, _ = make_peer(store, model=model)
+    resumed.load_state_dict(state)
+    resumed.loss(model(make_inputs()), make_inputs())
+    assert resumed.step().step == 2
+
+
+def test_a_guard_that_is_malformed_changes_nothing(store):
+    codistiller, _ = make_peer(store)
+    before = codistiller.state_dict()
+    with pytest.raises(ValueError, match=r"guard\.factor must be between 0 and 1, got 7"):
+        codistiller.load_state_dict(before | {"step": 5, "guard": before["guard"] | {"factor": 7.0}})
+    assert codistiller.state_dict() == before
+
+
+# A name that is taken
+
+
+def test_a_peer_whose_name_is_taken_over_says_so_at_the_next_step(store):
+    codistiller, model = make_peer(store)
+    codistiller.loss(model(make_inputs()), make_inputs())
+    codistiller.step()
+    store.create("a/lives/1.json", b"{}")
+    codistiller.loss(model(make_inputs()), make_inputs())
+    codistiller.step()  # the heart beats when the snapshot is written
+    codistiller.loss(model(make_inputs()), make_inputs())
+    with pytest.raises(PeerTakenError, match="'a' has been taken over"):
+        codistiller.step()
+    codistiller.close()
+    assert not load_snapshot(store, "a")[1].finished
+
+
+def test_skipped_intervals_are_in_the_report(store):
+    codistiller, model = make_peer(store, exchange={"peers": ["a"]})
+    store.faults.fail("write", times=2, key_contains="snapshots")
+    with pytest.warns(CodistillWarning, match="Training goes on"):
+        reports = train(codistiller, model, 4)
+    assert [report.published for report in reports] == [False, False, False, True]
+    assert [report.publishes_skipped for report in reports] == [0, 0, 1, 1]

@@ -14,6 +14,7 @@ FLOORS = {
     "version": 0,
     "errors": 0,
     "arguments": 0,
+    "extras": 1,
     "schedules": 1,
     "topologies": 1,
     "losses": 1,
@@ -23,6 +24,7 @@ FLOORS = {
     "stores": 2,
     "parallel": 2,
     "exchange": 3,
+    "divergence_guard": 4,
     "step_report": 4,
     "tally": 4,
     "codistiller": 4,
@@ -33,7 +35,7 @@ FLOORS = {
     "__main__": 7,
 }
 # Files of one floor that may import one another: together they are the face.
-TOGETHER = ({"codistiller", "step_report", "tally"},)
+TOGETHER = ({"codistiller", "divergence_guard", "step_report", "tally"},)
 
 
 def modules() -> list[Path]:

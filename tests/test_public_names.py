@@ -57,6 +57,7 @@ PUBLIC = {
         "FakeClock",
         "Faults",
         "FaultyStore",
+        "InlineBackground",
         "StoreContract",
         "check_divergence",
         "run_peers",
@@ -82,23 +83,23 @@ PUBLIC = {
 # Modules without __all__: what they define themselves.
 DEFINED = {
     "codistill.errors": "CodistillError CodistillWarning DataMissingError ExtraMissingError JobError "
-    "KeyMissingError PeerMismatchError PeerMissingError RecipeError RunExistsError SnapshotError "
-    "SnapshotFormatError SnapshotIntegrityError SnapshotMismatchError StoreError",
+    "KeyMissingError PeerMismatchError PeerMissingError PeerTakenError RecipeError RunExistsError "
+    "SnapshotError SnapshotFormatError SnapshotIntegrityError SnapshotMismatchError StoreError",
     "codistill.metrics": "agreement churn distance_from_initialisation mean_absolute_difference",
     "codistill.schedules": "AtDrops BurnIn Constant Cosine Exponential Linear apply as_schedule",
     "codistill.topologies": "All Directed KRegular Ring Star Topology as_topology",
 }
 
 SIGNATURES = {
-    "Codistiller": "model exchange * distillation_loss weight burn_in_steps combine outputs_to_logits",
+    "Codistiller": "model exchange * distillation_loss weight burn_in_steps combine outputs_to_logits group",
     "Codistiller.loss": "self logits inputs * mask denominator",
     "Codistiller.predict": "self inputs * logits",
     "Codistiller.step": "self * task_loss samples",
-    "Codistiller.close": "self * publish",
+    "Codistiller.close": "self * publish timeout_s",
     "CheckpointExchange": "store * peer peers interval_steps topology lockstep snapshots teachers membership",
-    "SnapshotOptions": "* codec keep metadata max_bytes",
+    "SnapshotOptions": "* codec keep publish_from signing_key_file metadata max_bytes",
     "TeacherOptions": "* build max_teachers",
-    "Membership": "* start_with_peers start_timeout_s rejoin",
+    "Membership": "* max_age_steps when_stale start_with_peers start_timeout_s rejoin",
     "Lockstep": "timeout_s",
     "Divergence": "name_or_function * temperature class_dim acts_on",
     "PartitionedSampler": "dataset_or_size * peer peers regime seed rank world_size",

@@ -11,12 +11,13 @@ from typing import Any, Self, final
 import torch
 from torch import Tensor, nn
 
-from codistill.arguments import check_int
+from codistill.arguments import check_int, check_seconds
+from codistill.divergence_guard import DivergenceGuard
 from codistill.errors import CodistillWarning
 from codistill.exchange.base import Exchange, Predictions, TeacherInfo, check_inputs
 from codistill.losses.divergences import Divergence, DivergenceFunction, as_divergence
 from codistill.losses.targets import Combine, DenseTarget, distillation_term, validate_combine
-from codistill.parallel.group import check_single_rank
+from codistill.parallel.group import PeerGroup, PeerRanks
 from codistill.schedules import BurnIn, Schedule, as_schedule
 from codistill.snapshots.document import Fields
 from codistill.step_report import StepReport
@@ -34,8 +35,11 @@ class Codistiller:
     (Sodhani et al. 2020, Algorithm 1; Anil et al. 2018, Algorithm 1). A teacher f_j' is a frozen,
     perhaps stale copy of peer j, outside the model: it is in no ``parameters()`` and no ``state_dict()``.
 
-    **Ranks**: a peer is one process in this version.
-    **Blocks**: where the exchange does: at the first ``loss`` and at each interval's ``step``.
+    If the term diverges (see ``DivergenceGuard``), its weight is halved until it does not; in lockstep that
+    is only said, so that the run stays Algorithm 1.
+
+    **Ranks**: all ranks of the peer make one and call it alike, as they do their optimizer.
+    **Blocks**: where the exchange does: at the first ``loss``, and in lockstep at each interval's ``step``.
     **On failure**: see the exchange; an error leaves the model and its teachers as they were.
 
     Example:
@@ -64,6 +68,7 @@ class Codistiller:
         burn_in_steps: int = 0,
         combine: Combine = "losses",
         outputs_to_logits: Callable[[Any], Tensor] | None = None,
+        group: PeerGroup | None = None,
     ) -> None:
         """Join a model to an exchange.
 
@@ -77,10 +82,11 @@ class Codistiller:
             combine: How several teachers become one term: "losses" (mean of losses), "probabilities"
                 (mean distribution) or "logits" (mean logits).
             outputs_to_logits: Turns what the model returns into logits; for teachers only.
+            group: The ranks of this peer; None for the whole world of torch.distributed, or for this one
+                process where there is none.
 
         Raises:
             TypeError, ValueError: If an argument is not as described.
-            RuntimeError: If this process is one of several ranks.
         """
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
@@ -92,17 +98,19 @@ class Codistiller:
         if outputs_to_logits is not None and not callable(outputs_to_logits):
             raise TypeError(f"outputs_to_logits must be a function, got {type(outputs_to_logits).__name__}.")
         check_int("burn_in_steps", burn_in_steps, minimum=0, hint="It counts optimizer steps.")
-        check_single_rank()
         self._divergence = as_divergence(distillation_loss)
         validate_combine(self._divergence, combine)
         self._combine: Combine = combine
         self._weight = BurnIn(as_schedule(_checked_weight(weight)), burn_in_steps)
         self._exchange = exchange
-        exchange.bind(model, outputs_to_logits)
+        self._ranks = PeerRanks(group)
+        exchange.bind(model, outputs_to_logits, self._ranks)
         self._tally = Tally()
+        self._guard = DivergenceGuard()
         self._stall_s = 0.0
         self._has_begun = False
         self._has_warned = False
+        self._has_warned_of_divergence = False
         self._has_checked_loss = False
         self._is_closed = False
 
@@ -124,7 +132,7 @@ class Codistiller:
         Gradients reach ``logits`` only. Before the end of burn-in and while there is no teacher it is an
         exact 0, without a teacher's forward.
 
-        **Ranks**: the one process of the peer.
+        **Ranks**: all ranks of the peer, each with its part of the batch.
         **Blocks**: the first call waits for what the exchange waits for at the start.
         **On failure**: nothing has changed; the call may be repeated.
 
@@ -186,6 +194,7 @@ class Codistiller:
             combine=self._combine,
             mask=mask,
             denominator=denominator,
+            shares=[prediction.share for prediction in predictions.peers],
         )
 
     def _check_loss(
@@ -240,27 +249,35 @@ class Codistiller:
 
         Call it once for each optimizer step, after it, not for each micro-batch.
 
-        **Ranks**: the one process of the peer.
-        **Blocks**: at each interval, as the exchange does.
-        **On failure**: see the exchange.
+        **Ranks**: all ranks of the peer.
+        **Blocks**: as the exchange does: for no store, unless in lockstep.
+        **On failure**: see the exchange; what raises does so on all ranks, at the same step.
 
         Args:
-            task_loss: This step's task loss, detached; published as a mean for the others to see.
+            task_loss: This step's task loss, detached; published as a mean for the others to see, that of
+                rank 0 if there are several.
             samples: Samples of this step, over all ranks of the peer; by default what ``loss`` saw,
-                the first dimension of its logits.
+                the first dimension of its logits, times the number of ranks.
 
         Returns:
             What this step had, and what the exchange has cost so far.
 
         Raises:
             TypeError, ValueError: If an argument is not as described.
-            CodistillError: In lockstep, if a peer is missing or its snapshot cannot be used.
+            CodistillError: In lockstep, if a peer is missing or its snapshot cannot be used; always, if
+                another job has taken over this peer's name.
             RuntimeError: If it has been closed.
         """
         self._check_open()
         tally = self._tally
         weight = self._weight_now()
-        tally.count_step(task_loss=task_loss, samples=samples, has_teacher=bool(self._exchange.teachers))
+        tally.count_step(
+            task_loss=task_loss,
+            samples=samples,
+            has_teacher=any(teacher.share > 0.0 for teacher in self._exchange.teachers.values()),
+            ranks=self._ranks.size,
+        )
+        self._watch_term(weight, task_loss)
         publishes = self._exchange.counters.publishes
         if self._has_begun:
             is_publishing = tally.step % self._exchange.interval_steps == 0
@@ -278,6 +295,7 @@ class Codistiller:
         return {
             "version": _STATE_VERSION,
             **self._tally.state_dict(),
+            "guard": self._guard.state_dict(),
             "exchange": self._exchange.state_dict(),
         }
 
@@ -298,27 +316,33 @@ class Codistiller:
                 "Load what Codistiller.state_dict returned, with the codistill that saved it or a newer one."
             )
         tally = Tally.from_fields(fields)
+        # What was saved before there was a guard lacks it.
+        guard = DivergenceGuard.from_fields(fields.fields("guard")) if "guard" in state else DivergenceGuard()
         fields.fields("exchange")
         self._exchange.load_state_dict(state["exchange"])
-        self._tally = tally
+        self._tally, self._guard = tally, guard
 
-    def close(self, *, publish: bool = True) -> None:
+    def close(self, *, publish: bool = True, timeout_s: float = 60.0) -> None:
         """End: leave a last snapshot for the others, marked as finished. A second call does nothing.
 
-        **Ranks**: the one process of the peer.
-        **Blocks**: while the snapshot is written.
+        **Ranks**: all ranks of the peer, each when it likes.
+        **Blocks**: while the snapshot is written, up to the timeout; in lockstep until it is.
         **On failure**: out of lockstep a store that fails is warned of, and the last snapshot published
         goes on serving; in lockstep, where others wait, it is raised.
 
         Args:
             publish: False leaves no snapshot; the last one published goes on serving.
+            timeout_s: How long the store may take, > 0, in seconds.
 
         Raises:
+            TypeError, ValueError: If the timeout is not a number > 0.
             StoreError: In lockstep, if the store fails.
         """
+        check_seconds("timeout_s", timeout_s, hint="To leave no snapshot, pass publish=False.")
         self._is_closed = True
+        progress = self._tally.progress(with_losses=True)
         with self._stalling():
-            self._exchange.close(self._tally.progress(with_losses=True), publish=publish and self._has_begun)
+            self._exchange.close(progress, publish=publish and self._has_begun, timeout_s=timeout_s)
 
     def __enter__(self) -> Self:
         return self
@@ -353,8 +377,29 @@ class Codistiller:
                 stacklevel=3,
             )
 
+    def _watch_term(self, weight: float, task_loss: Tensor | float | None) -> None:
+        """Lower the weight if the term has diverged on any rank; in lockstep only say so."""
+        term = self._tally.distillation_losses.tensor()
+        self._guard.observe(None if term is None or weight == 0.0 else term * weight, task_loss)
+        if not (self._guard.is_due and self._has_begun):
+            return
+        (has_diverged,) = self._ranks.maximum([self._guard.has_diverged()])
+        if not has_diverged:
+            return
+        if not self._exchange.is_lockstep:
+            self._guard.halve()
+        if not self._has_warned_of_divergence:
+            self._has_warned_of_divergence = True
+            done = "nothing is changed, in lockstep" if self._exchange.is_lockstep else "its weight is halved"
+            warnings.warn(
+                f"The distillation term diverges at step {self._tally.step}, and the task loss with it: "
+                f"{done}. Lower the weight or the learning rate, or begin later with burn_in_steps.",
+                CodistillWarning,
+                stacklevel=3,
+            )
+
     def _weight_now(self) -> float:
-        weight = self._weight(self._tally.step)
+        weight = self._weight(self._tally.step) * self._guard.factor
         if not (weight >= 0.0 and math.isfinite(weight)):
             raise ValueError(
                 f"weight must be finite and >= 0, got {weight} at step {self._tally.step}. "
@@ -363,14 +408,18 @@ class Codistiller:
         return weight
 
     def _report(self, weight: float, *, published: bool) -> StepReport:
-        counters = self._exchange.counters
+        counters, teachers = self._exchange.counters, self._exchange.teachers
         return StepReport(
             step=self._tally.step,
             samples=self._tally.samples,
             weight=weight,
             distillation_loss=self._tally.distillation_losses.tensor(),
-            teachers={peer: info.age_steps for peer, info in self._exchange.teachers.items()},
+            weight_factor=self._guard.factor,
+            teachers={peer: info.age_steps for peer, info in teachers.items()},
+            shares={peer: info.share for peer, info in teachers.items()},
+            quarantined=tuple(peer for peer, info in teachers.items() if info.is_quarantined),
             published=published,
+            publishes_skipped=counters.publishes_skipped,
             fetched=tuple(counters.fetched),
             teacher_share=self._tally.teacher_share,
             teacher_samples=self._tally.teacher_samples,

@@ -8,6 +8,7 @@
     |   |-- SnapshotIntegrityError                  its bytes are not those its publisher wrote
     |   `-- SnapshotMismatchError                   it is of another model
     |-- RunExistsError (FileExistsError)            a new job would write over an old run
+    |-- PeerTakenError (FileExistsError)            another live job has this peer's name
     |-- PeerMissingError (TimeoutError)             a peer that was waited for did not come
     |-- PeerMismatchError (ValueError)              peers were started with settings that do not go together
     |-- JobError (RuntimeError)                     a training job that was started has failed
@@ -63,6 +64,10 @@ class SnapshotMismatchError(SnapshotError):
 
 class RunExistsError(CodistillError, FileExistsError):
     """A job that starts at step 0 found its own earlier snapshots, or a results folder in use."""
+
+
+class PeerTakenError(CodistillError, FileExistsError):
+    """Two live jobs have one name; the later one is refused, or the earlier one has to stop."""
 
 
 class PeerMissingError(CodistillError, TimeoutError):

@@ -16,12 +16,20 @@ class StepReport:
     """Samples trained on."""
     weight: float
     """What the distillation loss was multiplied by in this step."""
+    weight_factor: float
+    """What the weight has been lowered to because the distillation loss diverged; 1.0 if it has not."""
     distillation_loss: Tensor | None
     """Mean of this step's distillation losses, unweighted and detached; None if there was none."""
     teachers: Mapping[str, int]
     """Teachers after this step: peer to age in steps."""
+    shares: Mapping[str, float]
+    """How much each teacher counts, between 0 and 1: less than 1 once its snapshot is old."""
+    quarantined: tuple[str, ...]
+    """Teachers that are not run because they were found to be bad."""
     published: bool
-    """Whether this step published a snapshot."""
+    """Whether a snapshot of this peer has become readable since the step before."""
+    publishes_skipped: int
+    """Intervals at which nothing was published because the store was busy or recovering."""
     fetched: tuple[str, ...]
     """Peers whose new snapshot was taken at this step."""
     teacher_share: float

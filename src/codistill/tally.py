@@ -59,18 +59,21 @@ class Tally:
             self.distillation_losses.add(term)
         self.losses_of_step += 1
 
-    def count_step(self, *, task_loss: Tensor | float | None, samples: int | None, has_teacher: bool) -> None:
+    def count_step(
+        self, *, task_loss: Tensor | float | None, samples: int | None, has_teacher: bool, ranks: int = 1
+    ) -> None:
         """Count an optimizer step.
 
         Args:
             task_loss: Its task loss, if it is told.
-            samples: Its samples; None for what the losses saw.
+            samples: Its samples; None for what the losses saw, on each of the ranks.
             has_teacher: Whether there was a teacher.
+            ranks: How many ranks the peer has.
 
         Raises:
             TypeError, ValueError: If an argument is not as described; nothing has been counted then.
         """
-        samples = self._samples_of_step if samples is None else _checked_samples(samples)
+        samples = self._samples_of_step * ranks if samples is None else _checked_samples(samples)
         if task_loss is not None:
             self._task_losses.add(_checked_task_loss(task_loss))
         self.step += 1

@@ -1,12 +1,24 @@
+import threading
+from dataclasses import replace
+
 import pytest
 import torch
+from typing_extensions import override
 
 from codistill.exchange.base import Exchange, PeerPrediction, Predictions
 from codistill.exchange.checkpoint import CheckpointExchange
+from codistill.exchange.checkpoint.background import Background, Threads, Worker
 from codistill.losses.targets import DenseTarget
 from codistill.stores.directory import DirectoryStore
 from codistill.stores.memory import MemoryStore
 from codistill.testing.exchanges import ExchangeContract
+from codistill.testing.inline_background import InlineBackground
+
+
+def make_exchange(store, background, **options):
+    exchange = CheckpointExchange(store, interval_steps=1, **options)
+    exchange.background = background
+    return exchange
 
 
 class TestFreeRunning(ExchangeContract):
@@ -14,7 +26,58 @@ class TestFreeRunning(ExchangeContract):
     def make_exchanges(self):
         def make(count):
             store = MemoryStore()
-            return [CheckpointExchange(store, peer=f"peer-{i}", interval_steps=1) for i in range(count)]
+            return [make_exchange(store, InlineBackground(), peer=f"peer-{i}") for i in range(count)]
+
+        return make
+
+
+class AwaitedThreads(Background):
+    """Threads whose every job is waited for, so that a step has done all it began."""
+
+    def __init__(self):
+        self.threads = Threads()
+
+    @override
+    def worker(self, name):
+        return AwaitedWorker(self.threads.worker(name))
+
+    @override
+    def repeat(self, name, job, period_s):
+        self.threads.repeat(name, job, period_s)
+
+    @override
+    def stop(self, timeout_s):
+        return self.threads.stop(timeout_s)
+
+
+class AwaitedWorker(Worker):
+    def __init__(self, worker):
+        self.worker = worker
+
+    @property
+    @override
+    def is_idle(self):
+        return self.worker.is_idle
+
+    @override
+    def offer(self, job):
+        return self.worker.offer(job) and self.worker.wait(60)
+
+    @override
+    def take(self):
+        return self.worker.take()
+
+    @override
+    def wait(self, timeout_s):
+        return self.worker.wait(timeout_s)
+
+
+class TestFreeRunningInThreads(ExchangeContract):
+    @pytest.fixture
+    def make_exchanges(self):
+        def make(count):
+            store = MemoryStore()
+            return [make_exchange(store, AwaitedThreads(), peer=f"peer-{i}") for i in range(count)]
 
         return make
 
@@ -26,7 +89,7 @@ class TestFreeRunningInADirectory(ExchangeContract):
             runs = len(list(tmp_path.iterdir()))
             store = DirectoryStore(tmp_path / str(runs))
             return [
-                CheckpointExchange(store, peer=f"peer-{i}", interval_steps=1, topology="all")
+                make_exchange(store, InlineBackground(), peer=f"peer-{i}", topology="all")
                 for i in range(count)
             ]
 
@@ -63,8 +126,8 @@ class Spoilt(Exchange):
     def teachers(self):
         return self.inner.teachers
 
-    def bind(self, model, outputs_to_logits):
-        self.inner.bind(model, outputs_to_logits)
+    def bind(self, model, outputs_to_logits, ranks=None):
+        self.inner.bind(model, outputs_to_logits, ranks)
 
     def begin(self, progress):
         self.inner.begin(progress)
@@ -81,8 +144,8 @@ class Spoilt(Exchange):
     def load_state_dict(self, state):
         self.inner.load_state_dict(state)
 
-    def close(self, progress, *, publish):
-        self.inner.close(progress, publish=publish)
+    def close(self, progress, *, publish, timeout_s=60.0):
+        self.inner.close(progress, publish=publish, timeout_s=timeout_s)
 
 
 class TestSpoiltByNothing(ExchangeContract):
@@ -97,7 +160,7 @@ def maker_of(kind):
     def make(count):
         store = MemoryStore()
         return [
-            kind(CheckpointExchange(store, peer=f"peer-{i}", interval_steps=1, topology="all"))
+            kind(make_exchange(store, InlineBackground(), peer=f"peer-{i}", topology="all"))
             for i in range(count)
         ]
 
@@ -106,9 +169,9 @@ def maker_of(kind):
 
 def test_the_contract_notices_a_second_student():
     class Shared(Spoilt):
-        def bind(self, model, outputs_to_logits):
+        def bind(self, model, outputs_to_logits, ranks=None):
             self.inner._model = None
-            super().bind(model, outputs_to_logits)
+            super().bind(model, outputs_to_logits, ranks)
 
     with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
         ExchangeContract().test_it_belongs_to_one_student(maker_of(Shared))
@@ -145,8 +208,8 @@ def test_the_contract_notices_predictions_out_of_order():
 
 def test_the_contract_notices_a_student_in_eval_mode():
     class Evaluating(Spoilt):
-        def bind(self, model, outputs_to_logits):
-            super().bind(model.eval(), outputs_to_logits)
+        def bind(self, model, outputs_to_logits, ranks=None):
+            super().bind(model.eval(), outputs_to_logits, ranks)
 
     with pytest.raises(AssertionError):
         ExchangeContract().test_the_student_stays_as_it_is(maker_of(Evaluating))
@@ -173,8 +236,41 @@ def test_the_contract_notices_tensors_in_the_state():
 
 def test_the_contract_notices_an_exchange_that_goes_on_after_close():
     class Restless(Spoilt):
-        def close(self, progress, *, publish):
+        def close(self, progress, *, publish, timeout_s=60.0):
             """Do nothing."""
 
     with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
         ExchangeContract().test_nothing_works_after_close(maker_of(Restless))
+
+
+def test_the_contract_notices_a_share_that_is_none():
+    class Shouting(Spoilt):
+        def predict(self, inputs, logits):
+            return Predictions(
+                tuple(replace(prediction, share=2.0) for prediction in super().predict(inputs, logits).peers)
+            )
+
+    with pytest.raises(AssertionError):
+        ExchangeContract().test_shares_are_between_0_and_1(maker_of(Shouting))
+
+
+def test_the_contract_notices_a_thread_that_is_left():
+    wake = threading.Event()
+
+    class Busy(Spoilt):
+        def begin(self, progress):
+            super().begin(progress)
+            self.thread = threading.Thread(target=wake.wait, daemon=True)
+            self.thread.start()
+
+    made = []
+
+    def make(count):
+        made.extend(maker_of(Busy)(count))
+        return made
+
+    with pytest.raises(AssertionError, match="must end with close"):
+        ExchangeContract().test_close_ends_what_goes_on_in_the_background(make)
+    wake.set()
+    for exchange in made:
+        exchange.thread.join()

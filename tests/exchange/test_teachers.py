@@ -410,3 +410,57 @@ def test_a_new_teacher_holds_nothing():
     teacher = Teacher(nn.Linear(4, 3))
     assert not teacher.module.weight.requires_grad
     assert teacher.first_seen_step == 0
+
+
+# Logits that are no numbers
+
+
+def predict_of(value, *, dtype=torch.float32):
+    """Return the prediction of a teacher whose logits are zeros but for one value."""
+
+    class Constant(nn.Linear):
+        def forward(self, inputs):
+            logits = torch.zeros(2, 3, dtype=dtype)
+            logits[1, 2] = value
+            return logits
+
+    return teacher_of(Constant(4, 3)).predict(torch.zeros(2, 4), None, share=0.5)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_logits_that_are_no_numbers_are_zeros_that_count_nothing(value, dtype):
+    prediction = predict_of(value, dtype=dtype)
+    assert prediction.share == 0.0
+    assert prediction.target.logits.dtype == dtype
+    assert torch.equal(prediction.target.logits, torch.zeros(2, 3, dtype=dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_classes_that_are_ruled_out_are_no_error(dtype):
+    prediction = predict_of(float("-inf"), dtype=dtype)
+    assert prediction.share == 0.5
+    assert prediction.target.logits[1, 2] == float("-inf")
+
+
+def test_large_logits_of_half_precision_are_numbers():
+    prediction = predict_of(60_000.0, dtype=torch.float16)
+    assert prediction.share == 0.5
+    assert prediction.target.logits[1, 2] > 59_000
+
+
+def test_a_teacher_tells_how_much_it_counts_and_whether_it_is_a_last_one():
+    teacher = teacher_of(nn.Linear(4, 3))
+    info = teacher.describe(20, share=0.25, is_quarantined=True)
+    assert (info.share, info.is_quarantined) == (0.25, True)
+    assert not teacher.is_finished
+    assert teacher.describe(20).share == 1.0
+
+
+def test_hooks_on_the_students_forward_are_not_the_teachers():
+    student, seen = nn.Linear(4, 3), []
+    student.register_forward_hook(lambda module, inputs, outputs: seen.append(1))
+    logits_of(teacher_of(nn.Linear(4, 3), like=student), torch.zeros(2, 4))
+    assert seen == []
+    student(torch.zeros(2, 4))
+    assert seen == [1]

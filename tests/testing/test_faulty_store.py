@@ -1,3 +1,6 @@
+import errno
+import threading
+
 import pytest
 
 from codistill.errors import KeyMissingError, StoreError
@@ -85,3 +88,80 @@ def test_calls_are_remembered_in_order_with_those_that_failed():
 def test_times_must_be_at_least_one():
     with pytest.raises(ValueError, match="times must be >= 1, got 0"):
         Faults().flip_bit(times=0)
+
+
+def test_a_store_that_is_away_fails_every_verb_for_a_while():
+    store = FaultyStore(MemoryStore())
+    store.write("a/b", b"x")
+    store.faults.go_away(times=5)
+    for call in (
+        lambda: store.read("a/b", max_bytes=1),
+        lambda: store.write("a/b", b"y"),
+        lambda: store.create("a/c", b"y"),
+        lambda: store.delete("a/b"),
+        lambda: store.list_names("a", limit=1),
+    ):
+        with pytest.raises(StoreError, match="The test lets"):
+            call()
+    assert store.list_names("a", limit=10) == ["b"]
+    assert store.read("a/b", max_bytes=10) == b"x"
+
+
+def test_a_slow_call_goes_on_when_it_is_let():
+    store = FaultyStore(MemoryStore())
+    gate, has_come = threading.Event(), threading.Event()
+
+    def wait():
+        has_come.set()
+        assert gate.wait(30)
+
+    store.faults.delay("write", wait, times=1, key_contains="b")
+    store.write("a", b"")
+    writing = threading.Thread(target=store.write, args=("b", b"x"))
+    writing.start()
+    assert has_come.wait(30)
+    assert store.list_names("", limit=10) == ["a"]
+    gate.set()
+    writing.join(30)
+    assert store.list_names("", limit=10) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("verb", "call", "after"),
+    [
+        ("write", lambda store: store.write("a", b"new"), b"new"),
+        ("create", lambda store: store.create("b", b""), b"old"),
+        ("delete", lambda store: store.delete("a"), None),
+    ],
+)
+def test_a_call_whose_answer_gets_lost_has_been_done(verb, call, after):
+    inner = MemoryStore()
+    store = FaultyStore(inner)
+    store.write("a", b"old")
+    store.faults.lose_answer(verb, times=1)
+    with pytest.raises(StoreError, match=f"answer to {verb} of"):
+        call(store)
+    names = inner.list_names("", limit=10)
+    assert ("b" in names) == (verb == "create")
+    assert (inner.read("a", max_bytes=10) if "a" in names else None) == after
+
+
+def test_a_full_disk_takes_what_fits_and_leaves_the_old_value(tmp_path):
+    store = FaultyStore(MemoryStore())
+    store.write("a", b"old")
+    source = tmp_path / "source"
+    source.write_bytes(b"0123")
+    store.faults.fill_up(after_bytes=8)
+    store.write("b", source)
+    store.write("c", memoryview(b"01"))
+    for write in (lambda: store.write("a", b"new"), lambda: store.create("d", b"new")):
+        with pytest.raises(StoreError, match=r"disk is full: there is no room for '[ad]'") as caught:
+            write()
+        assert caught.value.__cause__.errno == errno.ENOSPC
+    assert store.read("a", max_bytes=10) == b"old"
+    assert store.list_names("", limit=10) == ["a", "b", "c"]
+    store.write("a", b"ok")
+    store.faults.clear()
+    store.write("a", b"as large as it likes")
+    with pytest.raises(ValueError, match="after_bytes must be >= 0, got -1"):
+        store.faults.fill_up(after_bytes=-1)

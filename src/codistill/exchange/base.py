@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from codistill.losses.targets import DenseTarget
+from codistill.parallel.group import PeerRanks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +25,9 @@ class PeerPrediction:
     """Samples it had been trained on by then."""
     sequence: tuple[int, int]
     """(incarnation, sequence) of the snapshot."""
+    share: float | Tensor = 1.0
+    """How much it counts, between 0 and 1: less than 1 once the snapshot is old, 0 for a prediction that was
+    not a number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,10 @@ class TeacherInfo:
     """That peer's task loss as published."""
     metadata: Mapping[str, Any]
     """What that peer's user attached."""
+    share: float = 1.0
+    """How much its predictions count, between 0 and 1; at 0 it is not run."""
+    is_quarantined: bool = False
+    """Whether its share is 0 because it was found to be bad."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +88,9 @@ class ExchangeCounters:
     """Bytes read from the store."""
     publishes: int = 0
     """Snapshots published."""
+    publishes_skipped: int = 0
+    """Intervals at which nothing was published, the store being still busy with the snapshot before, or
+    given time to recover."""
     fetched: list[str] = field(default_factory=list)
     """Peers whose new snapshot was taken at the last step, in the order it was."""
 
@@ -93,18 +104,26 @@ class Exchange(ABC):
     Attributes:
         counters: Bytes and counts so far.
         interval_steps: Optimizer steps between two publishes; 1 where predictions are swapped.
+        is_lockstep: Whether peers wait for one another, so that a run is reproducible to the bit.
     """
 
     counters: ExchangeCounters
     interval_steps: int
+    is_lockstep: bool = False
 
     @abstractmethod
-    def bind(self, model: nn.Module, outputs_to_logits: Callable[[Any], Tensor] | None) -> None:
+    def bind(
+        self,
+        model: nn.Module,
+        outputs_to_logits: Callable[[Any], Tensor] | None,
+        ranks: PeerRanks | None = None,
+    ) -> None:
         """Meet the student, before anything else.
 
         Args:
             model: The student, perhaps wrapped.
             outputs_to_logits: Turns what a model returns into logits; None if it returns them.
+            ranks: The ranks of this peer; None for this process alone.
 
         Raises:
             ValueError: If the exchange belongs to another student already.
@@ -145,12 +164,13 @@ class Exchange(ABC):
         """Take over the state of an earlier life of this peer, before ``begin``."""
 
     @abstractmethod
-    def close(self, progress: Progress, *, publish: bool) -> None:
+    def close(self, progress: Progress, *, publish: bool, timeout_s: float = 60.0) -> None:
         """End; a second call does nothing.
 
         Args:
             progress: How far the student came.
             publish: Leave a last snapshot, marked as finished.
+            timeout_s: How long that may take, in seconds.
         """
 
 

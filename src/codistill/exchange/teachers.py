@@ -76,24 +76,11 @@ class Teacher:
 
     def fits(self, info: SnapshotInfo) -> bool:
         """Return whether names and shapes of the snapshot are the module's."""
-        return self._difference_from(info) is None
+        return describe_difference(info.tensors, shapes_of(self._module)) is None
 
     def check_fits(self, info: SnapshotInfo, *, key: str) -> None:
         """Raise ``SnapshotMismatchError`` unless names and shapes of the snapshot are the module's."""
-        difference = self._difference_from(info)
-        if difference is not None:
-            cure = (
-                "Let build return the architecture that info.metadata or info.tensors tell of."
-                if self._is_built
-                else "Pass TeacherOptions(build=...) to codistill different architectures."
-            )
-            raise SnapshotMismatchError(
-                f"Snapshot of peer {info.peer!r} at step {info.step} does not fit this model: {difference}. "
-                f"{cure}",
-                peer=info.peer,
-                step=info.step,
-                key=key,
-            )
+        check_fits(info, shapes_of(self._module), key=key, is_built=self._is_built)
 
     def load(self, tensors: Mapping[str, Tensor], info: SnapshotInfo, *, first_seen_step: int) -> None:
         """Copy a snapshot that fits into the module's own memory."""
@@ -101,8 +88,19 @@ class Teacher:
         self._info = info
         self._first_seen_step = first_seen_step
 
-    def predict(self, inputs: Any, outputs_to_logits: Callable[[Any], Tensor] | None) -> PeerPrediction:
-        """Return this peer's prediction on a batch; only after ``load``."""
+    def predict(
+        self, inputs: Any, outputs_to_logits: Callable[[Any], Tensor] | None, *, share: float = 1.0
+    ) -> PeerPrediction:
+        """Return this peer's prediction on a batch; only after ``load``.
+
+        Logits that are not numbers (NaN, or infinite but for -inf, which masks a class) come back as zeros
+        that count nothing: ``share`` is then 0. That is found out without waiting for the device.
+
+        Args:
+            inputs: What the student was called with.
+            outputs_to_logits: Turns what the module returns into logits.
+            share: How much the prediction counts otherwise.
+        """
         assert self._info is not None
         with torch.no_grad():
             outputs = _call(self._module, inputs)
@@ -112,15 +110,22 @@ class Teacher:
                 f"The model's output must be a tensor of logits, got {type(logits).__name__}. "
                 "Pass Codistiller(outputs_to_logits=...), such as lambda outputs: outputs.logits."
             )
+        logits, usable = _without_nan(DenseTarget(logits.detach()).logits)
         return PeerPrediction(
             peer=self._info.peer,
-            target=DenseTarget(logits.detach()),
+            target=DenseTarget(logits),
+            share=share * usable,
             step=self._info.step,
             samples=self._info.samples,
             sequence=(self._info.incarnation, self._info.sequence),
         )
 
-    def describe(self, step: int) -> TeacherInfo:
+    @property
+    def is_finished(self) -> bool:
+        """Whether it holds its peer's last snapshot."""
+        return self._info is not None and self._info.finished
+
+    def describe(self, step: int, *, share: float = 1.0, is_quarantined: bool = False) -> TeacherInfo:
         """Return whose weights it holds, as seen from the student's ``step``."""
         assert self._info is not None
         return TeacherInfo(
@@ -132,11 +137,44 @@ class Teacher:
             age_steps=step - self._first_seen_step,
             task_loss=self._info.task_loss,
             metadata=self._info.metadata,
+            share=share,
+            is_quarantined=is_quarantined,
         )
 
-    def _difference_from(self, info: SnapshotInfo) -> str | None:
-        own = {name: tuple(tensor.shape) for name, tensor in named_tensors(self._module).items()}
-        return describe_difference(info.tensors, own)
+
+def shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Return shapes by canonical name, as a snapshot of the module would have them."""
+    return {name: tuple(tensor.shape) for name, tensor in named_tensors(module).items()}
+
+
+def check_fits(
+    info: SnapshotInfo, shapes: Mapping[str, tuple[int, ...]], *, key: str, is_built: bool = False
+) -> None:
+    """Refuse a snapshot that a module of such shapes cannot hold.
+
+    Args:
+        info: The snapshot.
+        shapes: The module's, by name.
+        key: Where its manifest is, for the error.
+        is_built: Whether the user's ``build`` made the module.
+
+    Raises:
+        SnapshotMismatchError: If a name or shape differs.
+    """
+    difference = describe_difference(info.tensors, shapes)
+    if difference is not None:
+        cure = (
+            "Let build return the architecture that info.metadata or info.tensors tell of."
+            if is_built
+            else "Pass TeacherOptions(build=...) to codistill different architectures."
+        )
+        raise SnapshotMismatchError(
+            f"Snapshot of peer {info.peer!r} at step {info.step} does not fit this model: {difference}. "
+            f"{cure}",
+            peer=info.peer,
+            step=info.step,
+            key=key,
+        )
 
 
 def make_teacher(
@@ -171,6 +209,17 @@ def make_teacher(
             "the student or with another teacher. Return a new model."
         )
     return Teacher(module, is_built=True)
+
+
+def _without_nan(logits: Tensor) -> tuple[Tensor, float | Tensor]:
+    """Return logits, or zeros in their place if they are not numbers, and 1 or 0 accordingly."""
+    # One pass and no copy: a sum is NaN or +inf exactly if some logit is, or if both infinities are there.
+    # Half precision would overflow by adding up what is finite.
+    total = logits.sum(dtype=torch.float32 if logits.dtype.itemsize < 4 else None)
+    usable = total < torch.inf
+    if logits.device.type == "cpu":
+        return (logits, 1.0) if usable else (torch.zeros_like(logits), 0.0)
+    return torch.where(usable, logits, 0.0), usable.to(torch.float32)
 
 
 def _copy_without_forward_hooks(student: nn.Module) -> nn.Module:

@@ -1,6 +1,6 @@
 """What codistill needs to know of torch's parallelism inside a peer: its ranks, and its weights."""
 
-from codistill.parallel.group import check_single_rank
+from codistill.parallel.group import PeerRanks
 from codistill.parallel.weights import copy_into, named_tensors, unwrap
 
-__all__ = ["check_single_rank", "copy_into", "named_tensors", "unwrap"]
+__all__ = ["PeerRanks", "copy_into", "named_tensors", "unwrap"]

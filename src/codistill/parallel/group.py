@@ -1,18 +1,163 @@
-"""The ranks of a peer."""
+"""The ranks of a peer, and the few words they need to say to one another."""
 
+import datetime
+from collections.abc import Callable, Sequence
+from typing import TypeAlias, final
+
+import torch
 import torch.distributed as dist
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+# Ranks meet again within a few steps, but in lockstep rank 0 may wait long for other peers. A rank that has
+# died is noticed at once: its connections break.
+_TIMEOUT = datetime.timedelta(days=1)
+# What a user passes; nothing outside this folder needs to know where torch keeps it.
+PeerGroup: TypeAlias = ProcessGroup
+
+# Far below what a 32-bit count of bytes in a backend can hold.
+_PIECE_BYTES = 2**30
 
 
-def check_single_rank() -> None:
-    """Refuse a world of more than one rank.
+@final
+class PeerRanks:
+    """The ranks of one peer: one process, or a group of torch.distributed.
 
-    Each rank of such a world would publish under the same name and read teachers of its own.
+    What they say goes over two small gloo groups of their own, so that it neither waits for nor disturbs
+    the gradients of ``DistributedDataParallel``, whatever backend these use. With one rank nothing is
+    sent.
 
-    Raises:
-        RuntimeError: If the default process group has more than one rank.
+    **Ranks**: all of the peer, each method with an underlined *collective* in the same order.
+    **Blocks**: a collective waits for the other ranks.
+    **On failure**: a rank that died makes the others raise what torch raises.
     """
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        raise RuntimeError(
-            f"A peer must be a single process in this version, got a world of {dist.get_world_size()} ranks. "
-            "Start each peer as a job of its own, with one rank."
+
+    def __init__(self, group: PeerGroup | None = None) -> None:
+        """Look at a group; nothing is sent yet.
+
+        Args:
+            group: The ranks of this peer; None for all of the world, or for this one process if there is
+                none.
+
+        Raises:
+            TypeError: If it is no process group.
+            ValueError: If this process is not in it.
+        """
+        if group is not None and not isinstance(group, ProcessGroup):
+            raise TypeError(
+                f"group must be a torch.distributed ProcessGroup, got {type(group).__name__}. "
+                "Pass the group of this peer's ranks, or leave it out for the whole world."
+            )
+        self._members: list[int] = [0]
+        self._rank = 0
+        if dist.is_available() and dist.is_initialized():
+            self._rank = dist.get_rank(group)
+            if self._rank < 0:
+                raise ValueError(
+                    "group must hold this process, got a group of other ranks. "
+                    "Give each rank the group of its own peer."
+                )
+            self._members = dist.get_process_group_ranks(group or dist.group.WORLD)
+        self._words: ProcessGroup | None = None
+        self._weights: ProcessGroup | None = None
+
+    @property
+    def rank(self) -> int:
+        """This process's place in the peer, from 0; rank 0 speaks with the store."""
+        return self._rank
+
+    @property
+    def size(self) -> int:
+        """How many ranks the peer has."""
+        return len(self._members)
+
+    def connect(self) -> None:
+        """Make the groups; *collective*, once, before the methods below."""
+        if self.size > 1 and self._words is None:
+            self._words, self._weights = self._new_group(), self._new_group()
+
+    def close(self) -> None:
+        """Let the groups go; on each rank when it likes."""
+        # They end with the user's own. torch names such a group after its ranks and how many groups there
+        # are, and would give the next one the name, and with it the addresses, of one that was destroyed
+        # (torch 2.13).
+        self._words = self._weights = None
+
+    def maximum(self, numbers: Sequence[int]) -> list[int]:
+        """Return the greatest of all ranks' numbers, place by place; *collective*.
+
+        Args:
+            numbers: As many on every rank.
+        """
+        if self.size == 1:
+            return list(numbers)
+        words = torch.tensor(list(numbers), dtype=torch.int64)
+        dist.all_reduce(words, op=dist.ReduceOp.MAX, group=self._words)
+        return [int(word) for word in words]
+
+    def broadcast(self, content: bytes | None, *, source: int = 0) -> bytes:
+        """Return one rank's bytes on all; *collective*.
+
+        Args:
+            content: The bytes on rank ``source``; of no meaning elsewhere.
+            source: Whose.
+        """
+        if self.size == 1:
+            assert content is not None
+            return content
+        sender = self._members[source]
+        is_sender = self._rank == source
+        size = torch.tensor([len(content) if is_sender and content is not None else 0])
+        dist.broadcast(size, src=sender, group=self._words)
+        words = torch.empty(int(size), dtype=torch.uint8)
+        if is_sender and content:
+            words.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
+        if len(words):
+            dist.broadcast(words, src=sender, group=self._words)
+        return words.numpy().tobytes()
+
+    def start_broadcast(self, buffers: Sequence[Tensor]) -> Callable[[], bool]:
+        """Begin to copy rank 0's buffers into everybody's, and return at once; *collective*.
+
+        The copying goes on in torch's own threads. Who needs it finished calls ``wait_for``.
+
+        Args:
+            buffers: Flat uint8 tensors on the CPU, of the same sizes on every rank; not to be changed
+                meanwhile.
+
+        Returns:
+            Tells whether it is done on this rank; raises what hindered it.
+        """
+        if self.size == 1:
+            return lambda: True
+        works = [
+            dist.broadcast(piece, src=self._members[0], group=self._weights, async_op=True)
+            for buffer in buffers
+            for piece in torch.split(buffer, _PIECE_BYTES)
+            if len(piece)
+        ]
+
+        def is_done() -> bool:
+            if not all(work.is_completed() for work in works):
+                return False
+            for work in works:
+                work.wait()
+            return True
+
+        return is_done
+
+    def broadcast_into(self, buffers: Sequence[Tensor]) -> None:
+        """Copy rank 0's buffers into everybody's; *collective*."""
+        if self.size == 1:
+            return
+        for buffer in buffers:
+            for piece in torch.split(buffer, _PIECE_BYTES):
+                if len(piece):
+                    dist.broadcast(piece, src=self._members[0], group=self._weights)
+
+    def _new_group(self) -> ProcessGroup:
+        # Other peers of the same world need not take part.
+        group: ProcessGroup = dist.new_group(
+            self._members, backend="gloo", timeout=_TIMEOUT, use_local_synchronization=True
         )
+        return group

@@ -5,15 +5,19 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
 
 # What torch's wrappers add to the names inside a model.
 _WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module")
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Return the user's own module from inside ``DistributedDataParallel`` and ``torch.compile``."""
+    """Return the user's own module from inside torch's wrappers.
+
+    They are ``DistributedDataParallel``, ``torch.compile`` and ``AveragedModel``.
+    """
     while True:
-        if isinstance(model, DistributedDataParallel):
+        if isinstance(model, DistributedDataParallel | AveragedModel):
             model = model.module
         elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
             model = inner
@@ -47,4 +51,5 @@ def copy_into(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """
     with torch.no_grad():
         for name, own in named_tensors(model).items():
-            own.copy_(tensors[name])
+            # From pinned memory the copy goes on while the host goes on; torch keeps that memory meanwhile.
+            own.copy_(tensors[name], non_blocking=tensors[name].is_pinned())

@@ -6,6 +6,7 @@ This package needs pytest, which codistill itself does not: ``pip install pytest
 from codistill.testing.clock import FakeClock
 from codistill.testing.exchanges import ExchangeContract
 from codistill.testing.faulty_store import Faults, FaultyStore
+from codistill.testing.inline_background import InlineBackground
 from codistill.testing.losses import check_divergence
 from codistill.testing.peers import run_peers
 from codistill.testing.stores import StoreContract
@@ -15,6 +16,7 @@ __all__ = [
     "FakeClock",
     "Faults",
     "FaultyStore",
+    "InlineBackground",
     "StoreContract",
     "check_divergence",
     "run_peers",

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from codistill.exchange.base import Exchange, Predictions, Progress, TeacherInfo
+from codistill.parallel.group import PeerRanks
 from codistill.testing.peers import run_peers
 
 MakeExchanges = Callable[[int], Sequence[Exchange]]
@@ -30,6 +31,10 @@ class ExchangeContract:
     which a ``Codistiller`` calls them: ``bind``, ``begin``, then ``predict`` and ``step`` in turn, and
     ``close``. Every peer makes a step before any makes the next.
 
+    An exchange that works in the background while its student trains must be handed over such that a
+    ``step`` ends when all that it began has been done: else there is no telling after which step a peer has
+    its teacher. ``CheckpointExchange`` is tested with a `codistill.testing.InlineBackground`.
+
     Example::
 
         class TestMyExchange(ExchangeContract):
@@ -47,7 +52,7 @@ class ExchangeContract:
         """Return a function from a number n >= 2 to that many exchanges; override it.
 
         Each call makes the n peers of a new run, none of them bound, that exchange something at every
-        step, so that each has a teacher after the second.
+        step and have it done when ``step`` returns, so that each has a teacher after the second.
         """
         raise NotImplementedError(
             "Override the fixture `make_exchanges` with one that returns a function from a number of peers "
@@ -106,6 +111,14 @@ class ExchangeContract:
         for history in _train(make_exchanges(2), students, lambda outputs: outputs["logits"]):
             (prediction,) = history.predictions[-1].peers
             assert prediction.target.logits.shape == (_BATCH, _CLASSES)
+
+    def test_shares_are_between_0_and_1(self, make_exchanges: MakeExchanges) -> None:
+        """And those of teachers that have just come are 1."""
+        for history in _train(make_exchanges(2)):
+            for predictions, teachers in zip(history.predictions, history.teachers, strict=True):
+                assert all(0.0 <= float(prediction.share) <= 1.0 for prediction in predictions.peers)
+                assert all(0.0 <= info.share <= 1.0 for info in teachers.values())
+            assert float(history.predictions[-1].peers[0].share) == 1.0
 
     def test_predictions_carry_no_gradient(self, make_exchanges: MakeExchanges) -> None:
         """Nothing of them leads back to anybody's weights."""
@@ -184,12 +197,20 @@ class ExchangeContract:
             with pytest.raises(RuntimeError, match="closed"):
                 exchange.step(Progress(step=_ROUNDS + 1))
 
+    def test_close_ends_what_goes_on_in_the_background(self, make_exchanges: MakeExchanges) -> None:
+        """No thread of it is left."""
+        before = set(threading.enumerate())
+        _train(make_exchanges(2))
+        left = [thread.name for thread in threading.enumerate() if thread not in before]
+        assert not left, f"threads must end with close, got {left} left"
+
     def test_counters_grow(self, make_exchanges: MakeExchanges) -> None:
         """And ``fetched`` is about the last step only."""
         exchanges = make_exchanges(2)
         for exchange, history in zip(exchanges, _train(exchanges), strict=True):
             assert exchange.counters.bytes_published >= 0
             assert exchange.counters.bytes_fetched >= 0
+            assert exchange.counters.publishes_skipped >= 0
             for fetched, teachers in zip(history.fetched, history.teachers[1:], strict=False):
                 assert set(fetched) <= set(teachers)
                 assert len(set(fetched)) == len(fetched)
@@ -266,7 +287,7 @@ def _live(
     barrier: threading.Barrier,
 ) -> _History:
     predictions, teachers, fetched = [], [], []
-    exchange.bind(model, outputs_to_logits)
+    exchange.bind(model, outputs_to_logits, PeerRanks())
     exchange.begin(Progress())
     for step in range(1, _ROUNDS + 1):
         barrier.wait()
@@ -282,7 +303,8 @@ def _live(
         state=exchange.state_dict(),
         is_grad_enabled=torch.is_grad_enabled(),
     )
-    exchange.close(Progress(step=_ROUNDS, samples=_ROUNDS * _SAMPLES_A_STEP), publish=True)
+    end = Progress(step=_ROUNDS, samples=_ROUNDS * _SAMPLES_A_STEP)
+    exchange.close(end, publish=True, timeout_s=_TIMEOUT_S)
     return history
 
 

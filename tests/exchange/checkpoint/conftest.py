@@ -4,11 +4,15 @@ from torch import nn
 
 from codistill.exchange.base import Progress
 from codistill.exchange.checkpoint.exchange import CheckpointExchange
-from codistill.exchange.checkpoint.membership import open_run
-from codistill.exchange.checkpoint.publisher import Life, Publisher
+from codistill.exchange.checkpoint.life import Life
+from codistill.exchange.checkpoint.lives import open_run
+from codistill.exchange.checkpoint.publisher import Publisher
 from codistill.parallel.weights import named_tensors
+from codistill.snapshots.codec import encode
 from codistill.stores.memory import MemoryStore
+from codistill.testing.clock import FakeClock
 from codistill.testing.faulty_store import FaultyStore
+from codistill.testing.inline_background import InlineBackground
 
 
 @pytest.fixture
@@ -32,10 +36,13 @@ def store():
 @pytest.fixture
 def join(make_model):
     def join_run(store, peer, *, model=None, state=None, step=0, begin=True, clock=None, **options):
-        """Return an exchange that has met its student and, unless told otherwise, has begun."""
+        """Return an exchange that has met its student and, unless told otherwise, has begun.
+
+        What it does in the background it does at once, and it waits by a clock that only it moves.
+        """
         exchange = CheckpointExchange(store, peer=peer, **{"interval_steps": 1, **options})
-        if clock is not None:
-            exchange.clock = clock
+        exchange.clock = FakeClock() if clock is None else clock
+        exchange.background = InlineBackground()
         # Weights of its own: peers that are identical are warned of.
         exchange.bind(make_model(float(ord(peer))) if model is None else model, None)
         if state is not None:
@@ -78,7 +85,9 @@ def publish(make_model):
         for step in steps:
             tensors = named_tensors(make_model(float(step)) if model is None else model)
             publisher.publish(
-                tensors, Progress(step=step, samples=10 * step), finished=finished and step == steps[-1]
+                encode(tensors),
+                Progress(step=step, samples=10 * step),
+                finished=finished and step == steps[-1],
             )
         return publisher
 

@@ -1,8 +1,10 @@
 import pytest
 import torch
+from torch import nn
 
 from codistill.errors import SnapshotIntegrityError, SnapshotMismatchError
 from codistill.exchange.checkpoint.classroom import Classroom
+from codistill.exchange.checkpoint.fading import Fading
 from codistill.exchange.checkpoint.fetcher import Fetcher
 from codistill.exchange.checkpoint.saved_state import SavedTeacher
 from codistill.exchange.teachers import TeacherOptions
@@ -13,16 +15,22 @@ INPUTS = torch.tensor([[1.0, 0.0, 0.0, 0.0]])
 class Room:
     """A classroom with what it needs around it."""
 
-    def __init__(self, store, student, options=None):
-        self.taken = []
+    def __init__(self, store, student, options=None, when_stale="fade"):
         self.fetcher = Fetcher(store, run_id=None, max_bytes=None)
-        self.classroom = Classroom(
-            student, options or TeacherOptions(), self.fetcher, when_taken=self.taken.append
-        )
+        fading = Fading(max_age_steps=10, when_stale=when_stale)
+        self.classroom = Classroom(student, options or TeacherOptions(), fading)
 
     def take(self, peer, *, step=0):
         reference = self.fetcher.pointer(peer).manifest
-        self.classroom.take(self.fetcher.manifest(reference), reference, first_seen_step=step)
+        manifest = self.fetcher.manifest(reference)
+        self.classroom.check_fits(manifest)
+        self.classroom.take(self.fetcher.fetch(manifest, reference, first_seen_step=step))
+
+    def predict(self):
+        return {p.peer: (float(p.target.logits[0, 0]), p.share) for p in self.predictions()}
+
+    def predictions(self):
+        return self.classroom.predict(INPUTS, None).peers
 
 
 @pytest.fixture
@@ -31,60 +39,50 @@ def room(store, make_model):
 
 
 def test_it_begins_empty(room):
-    assert room.classroom.predict(INPUTS, None).peers == ()
-    assert room.classroom.describe(0) == {}
+    assert room.predictions() == ()
+    assert room.classroom.describe() == {}
     assert room.classroom.orders == {}
     assert room.classroom.save() == {}
+    assert room.classroom.peers == []
+    assert room.classroom.who_was_nan() == []
 
 
 def test_teachers_predict_in_sorted_order(room, store, publish):
     for peer, step in (("c", 3), ("a", 1), ("b", 2)):
         publish(store, peer, [step])
         room.take(peer)
-    predictions = room.classroom.predict(INPUTS, None).peers
+    predictions = room.predictions()
     assert [prediction.peer for prediction in predictions] == ["a", "b", "c"]
     assert [float(prediction.target.logits[0, 0]) for prediction in predictions] == [2.0, 4.0, 6.0]
-    assert list(room.classroom.describe(0)) == ["a", "b", "c"]
+    assert [prediction.share for prediction in predictions] == [1.0] * 3
+    assert list(room.classroom.describe()) == room.classroom.peers == ["a", "b", "c"]
     assert list(room.classroom.save()) == ["a", "b", "c"]
 
 
 def test_a_newer_snapshot_goes_into_the_same_module(room, store, publish):
     publish(store, "b", [1])
     room.take("b")
-    module = room.classroom._teachers["b"]._module
+    module = room.classroom._teachers["b"].module
     publish(store, "b", [5], incarnation=1)
     room.take("b", step=9)
-    assert room.classroom._teachers["b"]._module is module
-    info = room.classroom.describe(12)["b"]
+    assert room.classroom._teachers["b"].module is module
+    room.classroom.step = 12
+    info = room.classroom.describe()["b"]
     assert (info.incarnation, info.sequence, info.step, info.samples, info.age_steps) == (1, 0, 5, 50, 3)
-    assert float(room.classroom.predict(INPUTS, None).peers[0].target.logits[0, 0]) == 10.0
-
-
-def test_every_snapshot_taken_is_told(room, store, publish):
-    publish(store, "b", [1, 2])
-    room.take("b")
-    assert [(manifest.peer, manifest.step) for manifest in room.taken] == [("b", 2)]
+    assert room.predict() == {"b": (10.0, 1.0)}
 
 
 def test_a_damaged_snapshot_leaves_the_teacher_as_it_was(room, store, publish):
     publish(store, "b", [1])
     room.take("b", step=4)
-    before = room.classroom.describe(4), room.classroom.save()
+    room.classroom.step = 4
+    before = room.classroom.describe(), room.classroom.save()
     publish(store, "b", [2], incarnation=1)
     store.faults.flip_bit(key_contains="shard")
     with pytest.raises(SnapshotIntegrityError):
         room.take("b", step=5)
-    assert (room.classroom.describe(4), room.classroom.save()) == before
-    assert float(room.classroom.predict(INPUTS, None).peers[0].target.logits[0, 0]) == 2.0
-    assert len(room.taken) == 1
-
-
-def test_a_first_snapshot_that_is_damaged_makes_no_teacher(room, store, publish):
-    publish(store, "b", [1])
-    store.faults.flip_bit(key_contains="shard")
-    with pytest.raises(SnapshotIntegrityError):
-        room.take("b")
-    assert room.classroom.orders == {}
+    assert (room.classroom.describe(), room.classroom.save()) == before
+    assert room.predict() == {"b": (2.0, 1.0)}
 
 
 def test_another_architecture_is_refused_before_its_download(room, store, publish, make_model):
@@ -116,8 +114,29 @@ def test_modules_are_built_once_a_peer(store, publish, make_model):
             )
             room.take(peer)
     assert asked == [("b", 1, {"classes": 3}), ("c", 1, {"classes": 5})]
-    shapes = [prediction.target.logits.shape for prediction in room.classroom.predict(INPUTS, None).peers]
-    assert shapes == [(1, 3), (1, 5)]
+    assert [prediction.target.logits.shape for prediction in room.predictions()] == [(1, 3), (1, 5)]
+
+
+def test_a_peer_that_comes_back_with_another_architecture_is_built_again(store, publish, make_model):
+    options = TeacherOptions(build=lambda info: make_model(classes=info.metadata["classes"]))
+    room = Room(store, make_model(), options)
+    for life, classes in enumerate((3, 5)):
+        model = make_model(1.0, classes=classes)
+        publish(store, "b", [1], model=model, incarnation=life, metadata={"classes": classes})
+        room.take("b")
+    assert room.predictions()[0].target.logits.shape == (1, 5)
+
+
+def test_what_was_built_for_another_snapshot_is_refused_and_nothing_changes(store, publish, make_model):
+    room = Room(store, make_model(), TeacherOptions(build=lambda info: make_model()))
+    publish(store, "b", [1])
+    room.take("b")
+    before = room.classroom.describe(), room.classroom.save()
+    publish(store, "b", [2], model=make_model(classes=7), incarnation=1)
+    with pytest.raises(SnapshotMismatchError, match="Let build return the architecture"):
+        room.take("b")
+    assert (room.classroom.describe(), room.classroom.save()) == before
+    assert room.predict() == {"b": (2.0, 1.0)}
 
 
 def test_two_peers_must_not_be_given_one_module(store, publish, make_model):
@@ -136,7 +155,7 @@ def test_teachers_that_are_not_kept_go(room, store, publish):
         room.take(peer)
     room.classroom.keep_only(["b", "unknown"])
     assert list(room.classroom.orders) == ["b"]
-    assert list(room.classroom.describe(0)) == ["b"]
+    assert list(room.classroom.describe()) == ["b"]
 
 
 def test_the_identity_of_teachers_is_saved(room, store, publish):
@@ -144,3 +163,83 @@ def test_the_identity_of_teachers_is_saved(room, store, publish):
     room.take("b", step=6)
     assert room.classroom.save() == {"b": SavedTeacher(manifest=publisher.previous, first_seen_step=6)}
     assert room.classroom.orders == {"b": (0, 0)}
+
+
+# How much they count
+
+
+@pytest.mark.parametrize(
+    ("when_stale", "shares"),
+    [("fade", [1.0, 1.0, 0.5, 0.0]), ("drop", [1.0, 1.0, 0.0, 0.0]), ("keep", [1.0] * 4)],
+)
+def test_a_teacher_counts_less_as_it_grows_old(store, make_model, publish, when_stale, shares):
+    room = Room(store, make_model(), when_stale=when_stale)
+    publish(store, "b", [1])
+    room.take("b", step=100)
+    seen = []
+    for step in (100, 110, 115, 120):
+        room.classroom.step = step
+        seen.append(room.classroom.share("b"))
+        assert room.classroom.describe()["b"].share == seen[-1]
+        # At 0 it is not run.
+        assert room.predict() == ({"b": (2.0, seen[-1])} if seen[-1] else {})
+    assert seen == shares
+
+
+def test_the_last_snapshot_of_a_peer_never_grows_old(room, store, publish):
+    publish(store, "b", [1], finished=True)
+    room.take("b")
+    room.classroom.step = 10**6
+    assert room.classroom.share("b") == 1.0
+
+
+def test_a_teacher_in_quarantine_is_not_run(room, store, publish):
+    for peer in "bc":
+        publish(store, peer, [1])
+        room.take(peer)
+    room.classroom.quarantined = frozenset("b")
+    assert list(room.predict()) == ["c"]
+    infos = room.classroom.describe()
+    assert {peer: (info.share, info.is_quarantined) for peer, info in infos.items()} == {
+        "b": (0.0, True),
+        "c": (1.0, False),
+    }
+
+
+# Predictions that are no numbers
+
+
+def test_who_was_nan_is_told_once(room, store, publish):
+    for peer in "bc":
+        publish(store, peer, [1])
+        room.take(peer)
+    with torch.no_grad():
+        room.classroom._teachers["c"].module.bias[1] = torch.nan
+    assert room.predict() == {"b": (2.0, 1.0), "c": (0.0, 0.0)}
+    assert room.classroom.who_was_nan() == [False, True]
+    assert room.classroom.who_was_nan() == [False, False]
+
+
+def test_one_bad_batch_of_several_is_enough(store, publish):
+    class Brittle(nn.Linear):
+        def forward(self, inputs):
+            return super().forward(inputs).log()
+
+    room = Room(store, Brittle(4, 3))
+    publish(store, "b", [1])
+    room.take("b")
+    room.classroom.predict(-3 * INPUTS, None)
+    room.classroom.predict(INPUTS, None)
+    assert room.classroom.who_was_nan() == [True]
+
+
+def test_a_new_snapshot_is_not_blamed_for_the_one_before(room, store, publish):
+    publish(store, "b", [1])
+    room.take("b")
+    with torch.no_grad():
+        room.classroom._teachers["b"].module.bias[1] = torch.nan
+    room.predict()
+    publish(store, "b", [2], incarnation=1)
+    room.take("b")
+    assert room.classroom.who_was_nan() == [False]
+    assert room.predict() == {"b": (4.0, 1.0)}

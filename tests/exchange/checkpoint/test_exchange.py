@@ -4,8 +4,9 @@ import warnings
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
-from codistill.errors import CodistillWarning, RunExistsError, StoreError
+from codistill.errors import CodistillWarning, RunExistsError, SnapshotIntegrityError, StoreError
 from codistill.exchange.base import Progress
 from codistill.exchange.checkpoint import (
     CheckpointExchange,
@@ -29,6 +30,11 @@ def step_in_turn(first, second, numbers):
 
 def step(exchange, number, **progress):
     exchange.step(Progress(step=number, **progress))
+
+
+def step_often(exchange, times):
+    for number in range(1, times + 1):
+        step(exchange, number)
 
 
 def status_of(store, peer):
@@ -101,7 +107,7 @@ def test_wrong_types_are_named(options, message):
     [
         (5, TypeError, "store must be a path, a URL or a Store, got int"),
         ("", ValueError, "store must name a folder, got ''"),
-        ("s3://bucket/run", ValueError, "store must be a path or a Store, got a 's3://' URL"),
+        ("ftp://host/run", ValueError, "store must be a path, a Store, or a URL of .*, got a 'ftp://' URL"),
     ],
 )
 def test_a_store_of_another_kind_is_refused(store, kind, message):
@@ -128,10 +134,19 @@ def test_a_folder_that_cannot_be_written_is_found_at_construction(tmp_path):
         CheckpointExchange(file / "run", peer="a")
 
 
-def test_a_store_that_cannot_be_written_is_found_at_construction(store):
-    store.faults.fail("create")
+def test_construction_leaves_the_store_alone(store):
+    CheckpointExchange(store, peer="a")
+    assert store.calls == []
+
+
+def test_a_store_that_cannot_be_written_is_found_at_the_start(store, join):
+    store.faults.fail("create", times=1)
+    exchange = join(store, "a", begin=False)
     with pytest.raises(StoreError, match=r"create of 'run\.json'"):
-        CheckpointExchange(store, peer="a")
+        exchange.begin(Progress())
+    exchange.begin(Progress())
+    step(exchange, 1)
+    assert load_snapshot(store, "a")[1].step == 1
 
 
 def test_wrong_arguments_leave_the_store_alone(store):
@@ -257,7 +272,7 @@ def test_close_survives_a_store_that_is_away(store, join):
 def test_a_publish_that_fails_is_tried_again(store, join):
     exchange = join(store, "a")
     store.faults.fail("write", times=1, key_contains="snapshots")
-    with pytest.warns(CodistillWarning, match="the next interval tries again"):
+    with pytest.warns(CodistillWarning, match="it is tried again at a later interval"):
         step(exchange, 1)
     assert exchange.counters.publishes == 0
     step(exchange, 2)
@@ -541,3 +556,164 @@ def test_tied_weights_are_published_once_and_taken_whole(store, join):
     assert models["b"].decoder.weight is models["b"].embedding.weight
     teacher = second._life.classroom._teachers["a"]._module
     assert teacher.decoder.weight is teacher.embedding.weight
+
+
+# What is published
+
+
+@pytest.mark.parametrize("kind", ["copy", "average"])
+def test_another_modules_weights_can_be_published(store, join, make_model, weight_of, kind):
+    model = make_model(3.0)
+    source = make_model(3.0) if kind == "copy" else AveragedModel(model)
+    exchange = join(store, "a", model=model, snapshots=SnapshotOptions(publish_from=source))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(100.0)
+    step(exchange, 1)
+    state, _ = load_snapshot(store, "a")
+    assert state.keys() == model.state_dict().keys()
+    assert weight_of(join(store, "b"), "a") == 3.0
+    exchange.close(Progress(step=2), publish=True)
+    assert float(load_snapshot(store, "a")[0]["bias"][0]) == 3.0
+
+
+def test_an_average_of_a_wrapped_student_has_the_students_names(store, join, make_model):
+    model = torch.compile(make_model(3.0), backend="eager")
+    exchange = join(store, "a", model=model, snapshots=SnapshotOptions(publish_from=AveragedModel(model)))
+    step(exchange, 1)
+    assert sorted(load_snapshot(store, "a")[0]) == ["bias", "weight"]
+
+
+@pytest.mark.parametrize("misfit", [nn.Linear(4, 7), nn.Sequential(nn.Linear(4, 3))])
+def test_what_is_published_must_have_the_students_names_and_shapes(store, join, misfit):
+    exchange = join(store, "a", begin=False, snapshots=SnapshotOptions(publish_from=misfit))
+    with pytest.raises(ValueError, match="publish_from must have the student's names and shapes, got"):
+        exchange.begin(Progress())
+    assert store.calls == []
+
+
+@pytest.mark.parametrize(("codec", "largest_error"), [("exact", 0.0), ("bfloat16", 0.02), ("int8", 0.04)])
+def test_all_codecs_reach_the_teacher(store, join, weight_of, codec, largest_error):
+    torch.manual_seed(0)
+    model, other = nn.Linear(64, 64), nn.Linear(64, 64)
+    exchange = join(store, "a", model=model, snapshots=SnapshotOptions(codec=codec))
+    step(exchange, 1)
+    assert load_snapshot(store, "a")[1].codec == codec
+    (prediction,) = join(store, "b", model=other).predict(torch.eye(64), None).peers
+    difference = (prediction.target.logits - model(torch.eye(64)).detach()).abs().max()
+    assert float(difference) <= largest_error
+    assert (float(difference) > 0.0) == (codec != "exact")
+
+
+# What an earlier life has left
+
+
+def test_what_an_earlier_life_was_killed_while_writing_is_deleted_at_the_start(store, join):
+    first = join(store, "a")
+    step(first, 1)
+    for name in store.list_names("a/snapshots/0-0", limit=10):
+        store.write(f"a/snapshots/0-1/{name}", b"half of a snapsh")
+    join(store, "a", membership=Membership(rejoin=True))
+    assert store.list_names("a/snapshots", limit=10) == ["0-0"]
+
+
+def test_a_life_that_was_killed_before_its_first_pointer_leaves_nothing(store, join):
+    store.write("a/snapshots/0-0/shard-00001-of-00001.safetensors", b"half of a snapsh")
+    store.write("a/snapshots/notes.txt", b"of the user")
+    join(store, "a")
+    assert store.list_names("a/snapshots", limit=10) == ["notes.txt"]
+
+
+# Signatures
+
+
+@pytest.fixture
+def key_file(tmp_path):
+    def make(name):
+        file = tmp_path / name
+        file.write_bytes(name.encode() * 32)
+        file.chmod(0o600)
+        return SnapshotOptions(signing_key_file=file)
+
+    return make
+
+
+def test_peers_that_share_a_key_teach_each_other(store, join, key_file):
+    first = join(store, "a", snapshots=key_file("key"))
+    second = join(store, "b", snapshots=key_file("key"))
+    step_in_turn(first, second, (1, 2))
+    assert list(first.teachers) == ["b"]
+    assert list(second.teachers) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("options", "wrong"),
+    [(None, "it is not signed"), ("other", "it is signed with another key, or was altered")],
+)
+def test_a_peer_without_the_key_is_refused_with_one_warning(store, join, key_file, options, wrong):
+    exchange = join(store, "a", snapshots=key_file("key"))
+    stranger = join(store, "b", snapshots=None if options is None else key_file(options))
+    step(stranger, 1)
+    with pytest.warns(CodistillWarning, match=f"'b' at step 1: .*must be signed .*{wrong}") as caught:
+        step_often(exchange, 2)
+    assert len(caught) == 1
+    assert dict(exchange.teachers) == {}
+    assert store.count("read", key_contains="b/snapshots") == 0
+
+
+def test_a_peer_without_a_key_takes_signed_snapshots_as_they_are(store, join, key_file):
+    step(join(store, "b", snapshots=key_file("key")), 1)
+    assert list(join(store, "a").teachers) == ["b"]
+
+
+def test_a_pointer_of_ones_own_that_somebody_else_wrote_is_refused_at_the_start(
+    store, join, publish, key_file
+):
+    publish(store, "a", [0])
+    with pytest.raises(SnapshotIntegrityError, match="it is not signed"):
+        join(store, "a", snapshots=key_file("key"))
+
+
+# What has been seen
+
+
+def test_a_resumed_peer_never_goes_back_behind_what_it_had_seen(store, join, publish):
+    publish(store, "b", [1])
+    old = store.read("b/latest.json", max_bytes=10**4)
+    publish(store, "b", [2], incarnation=1)
+    state = join(store, "a").state_dict()
+    assert state["seen"] == {"b": {"incarnation": 1, "sequence": 0, "first_seen_step": 0}}
+    store.write("b/latest.json", old)
+    store.delete("b/snapshots/1-0/manifest.json")
+    with pytest.warns(CodistillWarning, match="peer 'b' that this run had when it was saved"):
+        resumed = join(store, "a", state=state)
+    step(resumed, 1)
+    assert dict(resumed.teachers) == {}
+    assert store.count("read", key_contains="b/snapshots/0-0") == 0
+    publish(store, "b", [3], incarnation=2)
+    step(resumed, 2)
+    assert resumed.teachers["b"].step == 3
+
+
+def test_a_resumed_peer_counts_the_silence_of_before(store, join, publish):
+    publish(store, "b", [1])
+    options = {"membership": Membership(max_age_steps=4, when_stale="drop")}
+    exchange = join(store, "a", **options)
+    for number in (1, 2, 3):
+        step(exchange, number)
+    resumed = join(store, "a", state=exchange.state_dict(), step=3, **options)
+    step(resumed, 4)
+    assert resumed.teachers["b"].share == 1.0
+    with pytest.warns(CodistillWarning, match="nothing new for 5 steps"):
+        step(resumed, 5)
+    assert dict(resumed.teachers) == {}
+
+
+def test_state_that_was_saved_before_readers_remembered_is_taken(store, join, publish):
+    publish(store, "b", [1])
+    state = join(store, "a").state_dict()
+    del state["seen"]
+    resumed = join(store, "a", state=state)
+    assert resumed.teachers["b"].step == 1
+    step(resumed, 1)
+    assert resumed.state_dict()["seen"]["b"]["first_seen_step"] == 1

@@ -11,7 +11,7 @@ from codistill.errors import (
     StoreError,
 )
 from codistill.exchange.checkpoint.fetcher import Fetcher, load_snapshot
-from codistill.exchange.checkpoint.membership import open_run
+from codistill.exchange.checkpoint.lives import open_run
 from codistill.stores.directory import DirectoryStore
 from codistill.stores.memory import MemoryStore
 

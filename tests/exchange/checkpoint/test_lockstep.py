@@ -1,10 +1,22 @@
+import time
+
 import pytest
 import torch
 
-from codistill.errors import CodistillWarning, PeerMismatchError, PeerMissingError, SnapshotError, StoreError
+from codistill.errors import (
+    CodistillWarning,
+    PeerMismatchError,
+    PeerMissingError,
+    PeerTakenError,
+    SnapshotError,
+    StoreError,
+)
 from codistill.exchange.base import Progress
 from codistill.exchange.checkpoint import Lockstep
 from codistill.exchange.checkpoint.fetcher import Fetcher
+from codistill.exchange.checkpoint.heartbeat import Heartbeat
+from codistill.exchange.checkpoint.lives import claim_life, read_status
+from codistill.snapshots.codec import encode
 from codistill.testing.clock import FakeClock
 from codistill.testing.peers import run_peers
 
@@ -31,7 +43,7 @@ def fill(model, value):
 
 def test_the_others_first_snapshots_are_waited_for(store, lockstep, weight_of, make_model):
     def start(peer):
-        exchange = lockstep(store, peer, model=make_model(float(ord(peer))))
+        exchange = lockstep(store, peer, model=make_model(float(ord(peer))), clock=time)
         (teacher,) = exchange.teachers.values()
         return teacher.step, weight_of(exchange, teacher.peer)
 
@@ -43,7 +55,7 @@ def test_every_step_teaches_with_the_weights_of_that_step(store, lockstep, weigh
 
     def train(peer):
         model = make_model(offsets[peer])
-        exchange = lockstep(store, peer, model=model, peers=peers, topology="all")
+        exchange = lockstep(store, peer, model=model, peers=peers, topology="all", clock=time)
         seen = [{other: weight_of(exchange, other) for other in exchange.teachers}]
         for number in range(1, 6):
             fill(model, offsets[peer] + number)
@@ -59,7 +71,7 @@ def test_every_step_teaches_with_the_weights_of_that_step(store, lockstep, weigh
 
 def test_a_ring_of_three_teaches_along_the_ring(store, lockstep):
     def train(peer):
-        exchange = lockstep(store, peer, peers=["a", "b", "c"])
+        exchange = lockstep(store, peer, peers=["a", "b", "c"], clock=time)
         step(exchange, 1)
         return {name: info.step for name, info in exchange.teachers.items()}
 
@@ -135,7 +147,7 @@ def test_walking_back_goes_through_earlier_lives(store, lockstep, publish, weigh
     first = publish(store, "b", [0, 1])
     resumed_after = first.previous
     # What follows in that life was not in the state that b was resumed from, and is not in its past.
-    first.publish(dict(make_model(99.0).state_dict()), Progress(step=2), finished=False)
+    first.publish(encode(make_model(99.0).state_dict()), Progress(step=2), finished=False)
     publish(store, "b", [2, 3], incarnation=1, previous=resumed_after)
     exchange = lockstep(store, "a", clock=FakeClock())
     seen = [(0, 0, weight_of(exchange, "b"))]
@@ -209,7 +221,7 @@ def test_a_finished_peer_that_comes_back_is_waited_for(store, lockstep, publish)
     exchange = lockstep(store, "a", clock=FakeClock())
     step(exchange, 1)
     resumed = publish(store, "b", [], incarnation=1)
-    resumed.tell("running", Progress(step=1), {})
+    Heartbeat(store, resumed.life).beat()
     with pytest.raises(PeerMissingError, match="'b' did not publish step 2"):
         step(exchange, 2)
 
@@ -312,3 +324,47 @@ def test_no_warning_is_due_to_lockstep_itself(store, publish, lockstep, recwarn)
     publish(store, "b", [0])
     lockstep(store, "a")
     assert [warning for warning in recwarn if issubclass(warning.category, CodistillWarning)] == []
+
+
+def test_a_teacher_whose_predictions_are_no_numbers_sits_out_an_interval(
+    store, lockstep, publish, make_model
+):
+    first = publish(store, "b", [0], model=make_model(3e38))
+    exchange = lockstep(store, "a", clock=FakeClock(), interval_steps=1)
+    publish(store, "b", [1], model=make_model(3e38), incarnation=1, previous=first.previous)
+    step(exchange, 1)
+    (prediction,) = exchange.predict(torch.ones(2, 4), None).peers
+    assert prediction.share == 0.0
+    second = publish(store, "b", [2], incarnation=2, model=make_model(3e38), finished=True)
+    step(exchange, 2)
+    exchange.predict(torch.ones(2, 4), None)
+    with pytest.warns(CodistillWarning, match="'b' is not learnt from since step 3") as caught:
+        step(exchange, 3)
+    assert len(caught) == 1
+    assert exchange.teachers["b"].is_quarantined
+    assert exchange.predict(torch.ones(2, 4), None).peers == ()
+    publish(store, "b", [4], incarnation=3, previous=second.previous)
+    step(exchange, 4)
+    assert not exchange.teachers["b"].is_quarantined
+
+
+def test_a_name_that_is_taken_over_is_noticed_at_the_interval(store, lockstep, publish):
+    publish(store, "b", [0, 1])
+    exchange = lockstep(store, "a", clock=FakeClock())
+    claim_life(store, "a", after=0)
+    exchange.background.tick()
+    before = store.count("write")
+    with pytest.raises(PeerTakenError, match="taken over"):
+        step(exchange, 1)
+    assert store.count("write") == before
+
+
+def test_the_heart_beats_while_others_are_waited_for(store, lockstep, publish):
+    publish(store, "b", [0, 1])
+    exchange = lockstep(store, "a", clock=FakeClock())
+    before = read_status(store, "a").heartbeat
+    exchange.background.tick()
+    assert read_status(store, "a").heartbeat == before + 1
+    step(exchange, 1)
+    status = read_status(store, "a")
+    assert (status.heartbeat, status.step, status.reading) == (before + 2, 1, {"b": (0, 1)})

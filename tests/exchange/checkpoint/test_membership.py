@@ -1,19 +1,10 @@
-import threading
-
 import pytest
 
-from codistill.errors import RunExistsError, SnapshotFormatError, StoreError
+from codistill.errors import SnapshotFormatError, StoreError
 from codistill.exchange.checkpoint.fetcher import Fetcher
-from codistill.exchange.checkpoint.membership import (
-    Membership,
-    PeerFinder,
-    check_new,
-    check_peers,
-    claim_life,
-    open_run,
-)
+from codistill.exchange.checkpoint.lives import open_run
+from codistill.exchange.checkpoint.membership import Membership, PeerFinder, check_peers
 from codistill.stores.memory import MemoryStore
-from codistill.testing.peers import run_peers
 from codistill.topologies import All, KRegular, Ring
 
 
@@ -26,65 +17,6 @@ def finder(store, peer, *, peers=None, topology=None, max_teachers=4):
         topology=topology or Ring(),
         max_teachers=max_teachers,
     )
-
-
-def test_a_run_is_created_once(store):
-    run_id = open_run(store)
-    assert open_run(store) == run_id
-    assert open_run(MemoryStore()) != run_id
-
-
-def test_peers_that_come_at_once_open_one_run():
-    store, barrier = MemoryStore(), threading.Barrier(4, timeout=30)
-
-    def open_at_once(peer):
-        barrier.wait()
-        return open_run(store)
-
-    assert len(set(run_peers(open_at_once, "abcd").values())) == 1
-
-
-def test_a_run_of_a_newer_version_is_refused(store):
-    store.write("run.json", b'{"format": 2, "run_id": "c0ffee"}')
-    with pytest.raises(SnapshotFormatError, match="Upgrade codistill"):
-        open_run(store)
-
-
-def test_a_first_life_has_number_0(store):
-    assert claim_life(store, "a", after=None) == 0
-
-
-def test_a_life_follows_the_last_one_known(store):
-    assert claim_life(store, "a", after=4) == 5
-
-
-def test_lives_that_left_no_snapshot_count_too(store):
-    for expected in range(3):
-        assert claim_life(store, "a", after=None) == expected
-    assert claim_life(store, "b", after=None) == 0
-
-
-def test_jobs_that_claim_at_once_get_different_lives():
-    store, barrier = MemoryStore(), threading.Barrier(4, timeout=30)
-
-    def claim_at_once(job):
-        barrier.wait()
-        return claim_life(store, "a", after=None)
-
-    assert sorted(run_peers(claim_at_once, "wxyz").values()) == [0, 1, 2, 3]
-
-
-def test_an_old_run_is_not_trained_over(store, publish):
-    publisher = publish(store, "a", [0, 7])
-    manifest = Fetcher(store, run_id=None, max_bytes=None).manifest(publisher.previous)
-    with pytest.raises(RunExistsError, match=r"'a' has published step 7 .*rejoin=True") as caught:
-        check_new(manifest, store)
-    assert (caught.value.peer, caught.value.step, caught.value.key) == ("a", 7, manifest.key)
-
-
-def test_a_snapshot_of_step_0_is_none_to_protect(store, publish):
-    publisher = publish(store, "a", [0])
-    check_new(Fetcher(store, run_id=None, max_bytes=None).manifest(publisher.previous), store)
 
 
 def test_others_are_those_that_were_named():
@@ -147,6 +79,8 @@ def test_no_more_teachers_than_allowed(store):
     [
         ({"start_with_peers": -1}, "start_with_peers must be between 0 and 63, got -1"),
         ({"start_with_peers": 64}, "start_with_peers must be between 0 and 63, got 64"),
+        ({"max_age_steps": 0}, "max_age_steps must be >= 1, got 0"),
+        ({"when_stale": "forget"}, "when_stale must be one of 'fade', 'drop', 'keep', got 'forget'"),
         ({"start_timeout_s": 0}, "start_timeout_s must be > 0, got 0"),
         ({"start_timeout_s": float("nan")}, "start_timeout_s must be > 0, got nan"),
     ],
@@ -157,7 +91,15 @@ def test_wrong_values_of_membership_are_named(options, message):
 
 
 @pytest.mark.parametrize(
-    "options", [{"start_with_peers": "1"}, {"start_with_peers": 1.5}, {"start_timeout_s": "60"}]
+    "options",
+    [
+        {"start_with_peers": "1"},
+        {"start_with_peers": 1.5},
+        {"start_timeout_s": "60"},
+        {"max_age_steps": 1.5},
+        {"max_age_steps": True},
+        {"rejoin": 1},
+    ],
 )
 def test_wrong_types_of_membership_are_named(options):
     (name,) = options
@@ -219,3 +161,14 @@ def test_peers_that_do_not_go_together_are_refused(arguments, options, message):
 def test_peers_of_another_type_are_refused(peers):
     with pytest.raises(TypeError, match="peers"):
         check("a", peers)
+
+
+def test_those_for_whom_there_is_no_room_are_left_out(store):
+    assert finder(store, "d", topology=All(), max_teachers=2).left_out("abc") == ("c",)
+    assert finder(store, "d", topology=All()).left_out("abc") == ()
+
+
+def test_whether_teachers_are_expected_depends_on_the_names(store):
+    assert finder(store, "a").expects_teachers
+    assert finder(store, "a", peers=("a", "b")).expects_teachers
+    assert not finder(store, "a", peers=("a",)).expects_teachers

@@ -1,14 +1,32 @@
+import time
+
 import pytest
 from torch import nn
 from typing_extensions import override
 
-from codistill.errors import CodistillWarning, PeerMissingError, SnapshotError
+from codistill.errors import (
+    CodistillWarning,
+    PeerMissingError,
+    SnapshotError,
+    SnapshotMismatchError,
+    StoreError,
+)
 from codistill.exchange.base import Progress
 from codistill.exchange.checkpoint import Membership, SnapshotOptions
+from codistill.exchange.checkpoint.fading import Fading
+from codistill.exchange.checkpoint.fetcher import Fetcher
+from codistill.exchange.checkpoint.heartbeat import Heartbeat
+from codistill.exchange.checkpoint.life import Life
+from codistill.exchange.checkpoint.membership import PeerFinder
+from codistill.exchange.checkpoint.newest import NewestReader
+from codistill.exchange.checkpoint.roster import Roster, Sighted
+from codistill.exchange.checkpoint.sighting import Look
 from codistill.exchange.teachers import TeacherOptions
+from codistill.snapshots.status import Status
 from codistill.stores.memory import MemoryStore
 from codistill.testing.clock import FakeClock
 from codistill.testing.peers import run_peers
+from codistill.topologies import All, Ring
 
 SHARD_OF_B = "b/snapshots/0-1/shard"
 
@@ -22,9 +40,9 @@ def learner(store, join, publish):
     return exchange
 
 
-def step(exchange, *numbers):
+def step(exchange, *numbers, samples=0):
     for number in numbers:
-        exchange.step(Progress(step=number))
+        exchange.step(Progress(step=number, samples=samples))
 
 
 def publish_next(publish, store, number, **options):
@@ -190,7 +208,7 @@ def test_a_snapshot_that_vanishes_stays_the_former_teacher(store, learner, publi
     assert len(caught) == 1
     assert weight_of(learner, "b") == 1.0
     store.faults.clear()
-    step(learner, 3)
+    step(learner, 3, 4)  # it lets an interval pass, as the store has failed twice
     assert weight_of(learner, "b") == 2.0
 
 
@@ -350,7 +368,7 @@ def test_start_with_peers_publishes_step_0_and_waits(store, join, make_model):
     options = {"membership": Membership(start_with_peers=2, start_timeout_s=30)}
 
     def start(peer):
-        exchange = join(store, peer, model=make_model(float(ord(peer))), **options)
+        exchange = join(store, peer, model=make_model(float(ord(peer))), clock=time, **options)
         return (
             exchange.counters.publishes,
             list(exchange.teachers),
@@ -374,3 +392,248 @@ def test_start_with_peers_tells_why_a_peer_does_not_count(store, join):
     store.write("b/latest.json", b"{}")
     with pytest.raises(PeerMissingError, match=r"pointer at 'b/latest.json'"):
         join(store, "a", clock=FakeClock(), membership=Membership(start_with_peers=1, start_timeout_s=1))
+
+
+# What the reader itself finds
+
+
+class Search:
+    """A reader of one peer, and what its student knows."""
+
+    def __init__(self, store, *, peers=None, topology=None, max_teachers=4, fading=None, check_fits=None):
+        self.heartbeat = Heartbeat(
+            store, Life(run_id="c0ffee", peer="a", incarnation=0, interval_steps=1, metadata={})
+        )
+        fetcher = Fetcher(store, run_id=None, max_bytes=None)
+        finder = PeerFinder(
+            store,
+            fetcher,
+            peer="a",
+            peers=peers,
+            topology=topology or All(),
+            max_teachers=max_teachers,
+        )
+        self.reader = NewestReader(
+            finder,
+            fetcher,
+            self.heartbeat,
+            fading=fading or Fading(max_age_steps=10, when_stale="drop"),
+            check_fits=check_fits or (lambda manifest: None),
+        )
+        self.roster = Roster()
+        self.held = {}
+
+    def look(self, step=0, *, quarantined=(), **progress):
+        look = Look(
+            progress=Progress(step=step, **progress),
+            roster=self.roster.copy(),
+            held=dict(self.held),
+            quarantined=frozenset(quarantined),
+        )
+        sighting = self.reader.look(look)
+        self.roster = sighting.roster
+        self.held |= {arrival.manifest.peer: arrival.manifest.order for arrival in sighting.arrivals}
+        return sighting
+
+
+def arrived(sighting):
+    return {arrival.manifest.peer: arrival.manifest.step for arrival in sighting.arrivals}
+
+
+def test_a_look_changes_nothing_that_the_student_knows(store, publish):
+    publish(store, "b", [1])
+    look = Look(progress=Progress(), roster=Roster(), held={})
+    sighting = Search(store).reader.look(look)
+    assert dict(look.roster.peers) == {}
+    assert list(sighting.roster.peers) == ["b"]
+    assert sighting.look is look
+
+
+def test_a_look_that_the_store_hinders_knows_nothing_of_who_is_there(store, publish):
+    publish(store, "b", [1])
+    search = Search(store)
+    search.look()
+    store.faults.fail("list_names", times=1)
+    sighting = search.look(1)
+    assert isinstance(sighting.store_error, StoreError)
+    assert (sighting.wanted, sighting.arrivals) == (None, ())
+    assert dict(sighting.roster.peers) == dict(sighting.look.roster.peers)
+
+
+def test_what_is_read_is_told_before_and_no_more_afterwards(store, publish):
+    publish(store, "b", [1])
+    publish(store, "c", [2])
+    search = Search(store)
+    search.look()
+    calls = [(call.verb, call.key) for call in store.calls]
+    told = calls.index(("write", "a/status.json"))
+    assert told < calls.index(("read", "b/snapshots/0-0/shard-00001-of-00001.safetensors"))
+    search.heartbeat.beat()
+    status = Status.from_json(store.read("a/status.json", max_bytes=10**4), key="a/status.json")
+    assert status.reading == {}
+
+
+@pytest.mark.parametrize(("own_samples", "is_taken"), [(0, True), (60, True), (61, False)])
+def test_a_peer_with_less_than_half_of_the_students_samples_does_not_teach_yet(
+    store, publish, own_samples, is_taken
+):
+    publish(store, "b", [3])  # 30 samples
+    sighting = Search(store).look(samples=own_samples)
+    assert arrived(sighting) == ({"b": 3} if is_taken else {})
+    assert sighting.too_young == (() if is_taken else ("b",))
+    assert store.count("read", key_contains="shard") == is_taken
+
+
+def test_a_peer_that_has_finished_teaches_however_young_it_is(store, publish):
+    publish(store, "b", [3], finished=True)
+    assert arrived(Search(store).look(samples=10**6)) == {"b": 3}
+
+
+def test_a_young_peer_is_said_once_and_teaches_when_it_has_grown(store, join, publish):
+    exchange = join(store, "a")
+    publish(store, "b", [1])
+    with pytest.warns(
+        CodistillWarning, match="'b' is not learnt from yet: .* this peer's 100 samples"
+    ) as caught:
+        step(exchange, 1, 2, samples=100)
+    assert len(caught) == 1
+    assert store.count("read", key_contains="manifest") == 1
+    publish(store, "b", [6], incarnation=1)
+    exchange.step(Progress(step=3, samples=100))
+    assert exchange.teachers["b"].step == 6
+
+
+def test_nan_is_noticed_and_not_downloaded_again(store, publish, make_model):
+    publish(store, "b", [1], model=make_model(float("nan")))
+    publish(store, "c", [1])
+    search = Search(store)
+    sighting = search.look()
+    assert sighting.not_finite == {"b": "'bias' of its snapshot at step 1 holds NaN"}
+    assert arrived(sighting) == {"c": 1}
+    assert search.look(1).not_finite == {}
+    assert store.count("read", key_contains="b/snapshots/0-0/shard") == 1
+
+
+def test_minus_infinity_is_a_number(store, publish, make_model):
+    publish(store, "b", [1], model=make_model(float("-inf")))
+    assert arrived(Search(store).look()) == {"b": 1}
+
+
+def test_out_of_quarantine_leads_only_a_better_loss_that_the_manifest_tells(store, join):
+    other = join(store, "b")
+    other.step(Progress(step=1, task_loss=9.0))
+    search = Search(store)
+    sighting = search.look(quarantined="b", task_loss=1.0)
+    assert (arrived(sighting), sighting.errors, sighting.too_young) == ({}, {}, ())
+    assert store.count("read", key_contains="shard") == 0
+    assert store.count("read", key_contains="manifest") == 1
+    search.look(1, quarantined="b", task_loss=1.0)
+    assert store.count("read", key_contains="manifest") == 1
+    other.step(Progress(step=2, task_loss=1.1))
+    assert arrived(search.look(2, quarantined="b", task_loss=1.0)) == {"b": 2}
+
+
+def test_outside_of_quarantine_a_high_loss_is_no_hindrance(store, join):
+    join(store, "b").step(Progress(step=1, task_loss=9.0))
+    assert arrived(Search(store).look(task_loss=1.0)) == {"b": 1}
+
+
+def test_an_older_pointer_that_is_written_again_is_ignored(store, publish):
+    publish(store, "b", [1])
+    old = store.read("b/latest.json", max_bytes=10**4)
+    publish(store, "b", [2], incarnation=1)
+    search = Search(store)
+    assert arrived(search.look(5)) == {"b": 2}
+    search.held.clear()  # as a student that has lost its teacher
+    store.write("b/latest.json", old)
+    sighting = search.look(6)
+    assert (arrived(sighting), sighting.wanted, sighting.errors) == ({}, ("b",), {})
+    assert sighting.roster.peers["b"].order == (1, 0)
+
+
+def test_a_snapshot_is_as_old_as_the_first_look_at_it(store, publish):
+    publish(store, "b", [1])
+    search = Search(store)
+    store.faults.fail("read", times=1, key_contains="shard")
+    assert arrived(search.look(5)) == {}
+    (arrival,) = search.look(9).arrivals
+    assert arrival.first_seen_step == 5
+
+
+def test_peers_that_have_faded_out_are_left_out_of_the_ring(store, publish):
+    for peer in "bc":
+        publish(store, peer, [1])
+    search = Search(store, topology=Ring())
+    assert search.look(0).wanted == ("c",)
+    assert search.look(10).wanted == ("c",)
+    publish(store, "b", [2], incarnation=1)
+    assert search.look(11).wanted == ("b",)
+    publish(store, "c", [2], incarnation=1)
+    sighting = search.look(12)
+    assert (sighting.wanted, arrived(sighting)) == (("c",), {"c": 2})
+
+
+def test_named_peers_stay_in_the_ring_however_silent(store, publish):
+    publish(store, "c", [1])
+    search = Search(store, peers=("a", "b", "c"), topology=Ring())
+    for step in (0, 1000):
+        assert search.look(step).wanted == ("c",)
+
+
+def test_a_peer_that_has_finished_stays_in_the_ring(store, publish):
+    publish(store, "c", [1], finished=True)
+    publish(store, "b", [1])
+    search = Search(store, topology=Ring())
+    search.look(0)
+    assert search.look(1000).wanted == ("c",)
+
+
+def test_that_a_peer_has_finished_is_found_out_by_a_student_that_has_never_read_it(store, publish):
+    publish(store, "c", [1], finished=True)
+    publish(store, "b", [1])
+    search = Search(store, topology=Ring())
+    # Seen in an earlier life, which had not read its manifest.
+    search.roster = Roster({"c": Sighted((0, 0), 0), "b": Sighted((0, 0), 0)})
+    search.held = {"c": (0, 0)}
+    for step in (1000, 1001):
+        assert search.look(step).wanted == ("c",)
+    assert store.count("read", key_contains="manifest") == 2  # once each
+
+
+def test_whether_a_peer_has_finished_is_asked_again_if_the_store_fails(store, publish):
+    publish(store, "c", [1], finished=True)
+    search = Search(store, topology=Ring())
+    search.roster = Roster({"c": Sighted((0, 0), 0)})
+    search.held = {"c": (0, 0)}
+    store.faults.fail("read", times=1, key_contains="manifest")
+    assert search.look(1000).wanted == ()
+    assert search.look(1001).wanted == ("c",)
+
+
+def test_teachers_for_which_there_is_no_room_are_named(store, publish):
+    for peer in "bcd":
+        publish(store, peer, [1])
+    sighting = Search(store, max_teachers=2).look()
+    assert (sighting.wanted, sighting.left_out) == (("b", "c"), ("d",))
+    assert sorted(arrived(sighting)) == ["b", "c"]
+    assert store.count("read", key_contains="d/snapshots") == 0
+
+
+def test_a_snapshot_that_does_not_fit_is_passed_over_before_its_download(store, publish):
+    def refuse(manifest):
+        raise SnapshotMismatchError("It does not fit.", peer=manifest.peer)
+
+    publish(store, "b", [1])
+    search = Search(store, check_fits=refuse)
+    assert isinstance(search.look().errors["b"], SnapshotMismatchError)
+    assert search.look(1).errors == {}
+    assert store.count("read", key_contains="manifest") == 1
+    assert store.count("read", key_contains="shard") == 0
+
+
+def test_what_the_store_could_not_give_is_tried_again(store, publish):
+    publish(store, "b", [1])
+    search = Search(store)
+    store.faults.fail("read", times=1, key_contains="shard")
+    assert isinstance(search.look().errors["b"], StoreError)
+    assert arrived(search.look(1)) == {"b": 1}

@@ -1,16 +1,17 @@
-import json
-
 import pytest
 import torch
 from torch import nn
 from typing_extensions import override
 
-from codistill.errors import StoreError
+from codistill.errors import SnapshotIntegrityError, StoreError
 from codistill.exchange.base import Progress
 from codistill.exchange.checkpoint.fetcher import Fetcher, load_snapshot
-from codistill.exchange.checkpoint.publisher import Life, Publisher, SnapshotOptions
+from codistill.exchange.checkpoint.life import Life
+from codistill.exchange.checkpoint.publisher import Publisher, SnapshotOptions
 from codistill.parallel.weights import named_tensors
-from codistill.snapshots.status import Status
+from codistill.snapshots.codec import encode
+from codistill.snapshots.pointer import Pointer
+from codistill.snapshots.signing import SigningKey
 from codistill.stores.memory import MemoryStore
 from codistill.testing import FaultyStore
 
@@ -24,7 +25,7 @@ def life(incarnation=0):
 
 
 def weights(value=0.0):
-    return {"weight": torch.full((2, 3), value), "steps": torch.tensor(int(value))}
+    return encode({"weight": torch.full((2, 3), value), "steps": torch.tensor(int(value))})
 
 
 def written(store):
@@ -177,43 +178,13 @@ def test_equal_weights_have_equal_digests(store):
     assert publishers[0].digests == publishers[1].digests
 
 
-@pytest.mark.parametrize("finished", [True, False])
-def test_status_tells_how_far_a_peer_is(store, finished):
-    publisher = Publisher(store, life(3), keep=None)
-    progress = Progress(step=7, samples=70, task_loss=0.25, distillation_loss=float("inf"))
-    publisher.tell("running", progress, {"b": (1, 2)})
-    publisher.tell("finished" if finished else "left", progress, {})
-    status = Status.from_json(store.read("a/status.json", max_bytes=10**4), key="a/status.json")
-    assert (status.peer, status.incarnation, status.heartbeat) == ("a", 3, 2)
-    assert (status.step, status.samples, status.task_loss, status.distillation_loss) == (7, 70, 0.25, None)
-    assert status.state == ("finished" if finished else "left")
-
-
-def test_status_tells_what_a_peer_reads(store):
-    Publisher(store, life(), keep=None).tell("running", Progress(), {"b": (1, 2)})
-    assert json.loads(store.read("a/status.json", max_bytes=10**4))["reading"] == {"b": [1, 2]}
-
-
-@pytest.mark.parametrize(
-    ("tensor", "kind"),
-    [
-        (torch.zeros(2, dtype=torch.complex64), "dtype torch.complex64"),
-        (torch.zeros(2, 2).to_sparse(), "layout torch.sparse_coo"),
-    ],
-)
-def test_a_tensor_that_cannot_be_held_is_named(store, tensor, kind):
-    with pytest.raises(TypeError, match=rf"state\['odd'\] must be .*, got .*{kind}"):
-        Publisher(store, life(), keep=None).publish({"odd": tensor}, Progress(), finished=False)
-    assert written(store) == []
-
-
 def test_integers_booleans_and_half_precision_keep_every_bit(store):
     model = nn.BatchNorm1d(3)
     model.register_buffer("mask", torch.tensor([True, False]))
     model.register_buffer("ids", torch.tensor([2**62 + 1]))
     model.register_buffer("scale", torch.tensor([1.0009765625], dtype=torch.float16))
     model.num_batches_tracked.fill_(7)
-    Publisher(store, life(), keep=None).publish(named_tensors(model), Progress(), finished=False)
+    Publisher(store, life(), keep=None).publish(encode(named_tensors(model)), Progress(), finished=False)
     state, _ = load_snapshot(store, "a")
     for name, tensor in model.state_dict().items():
         assert state[name].dtype == tensor.dtype
@@ -223,7 +194,7 @@ def test_integers_booleans_and_half_precision_keep_every_bit(store):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"codec": "zip"}, "codec must be one of 'exact', got 'zip'"),
+        ({"codec": "zip"}, "codec must be one of 'exact', .*got 'zip'"),
         ({"keep": 0}, "keep must be >= 1, got 0"),
         ({"max_bytes": 0}, "max_bytes must be >= 1, got 0"),
     ],
@@ -240,6 +211,7 @@ def test_wrong_values_of_snapshot_options_are_named(options, message):
         ({"keep": 1.5}, "keep must"),
         ({"keep": True}, "keep must"),
         ({"max_bytes": "1 GB"}, "max_bytes must"),
+        ({"publish_from": {"weight": 1}}, "publish_from must"),
         ({"metadata": 5}, "metadata must be a mapping, got int"),
         ({"metadata": {"when": object()}}, r"metadata\['when'\] must"),
     ],
@@ -271,3 +243,45 @@ def test_a_snapshot_whose_pointer_failed_is_deleted_like_any_other():
     for step in (1, 2):
         publisher.publish(weights(), Progress(step=step), finished=False)
     assert store.list_names("a/snapshots", limit=10) == ["0-1", "0-2"]
+
+
+def test_what_was_not_finished_is_deleted_as_far_as_the_store_allows(store):
+    first = Publisher(store, life(), keep=None)
+    for step in range(3):
+        first.publish(weights(step), Progress(step=step), finished=False)
+    second = Publisher(store, life(1), keep=2, kept=first.kept)
+    second.delete_unfinished(after=(0, 1))
+    assert second.kept == ((0, 0), (0, 1))
+    assert store.list_names("a/snapshots", limit=10) == ["0-0", "0-1"]
+    store.faults.fail("delete", times=1)
+    second.delete_unfinished(after=None)
+    assert second.kept == ((0, 0), (0, 1))
+    second.delete_unfinished(after=None)
+    assert second.kept == ()
+    assert store.list_names("a/snapshots", limit=10) == []
+
+
+def test_nothing_is_deleted_that_the_pointer_leads_to_or_came_before(store):
+    first = Publisher(store, life(), keep=None)
+    first.publish(weights(), Progress(), finished=False)
+    second = Publisher(store, life(1), keep=2, kept=first.kept)
+    second.delete_unfinished(after=(0, 0))
+    assert store.count("delete") == 0
+
+
+def test_every_pointer_is_signed(store):
+    key = SigningKey(secret=b"k" * 32)
+    publisher = Publisher(store, life(), keep=None, signing_key=key)
+    publisher.publish(weights(), Progress(), finished=False)
+    document = store.read("a/latest.json", max_bytes=10**4)
+    assert Pointer.from_json(document, key="a/latest.json", signing_key=key).order == (0, 0)
+    other = SigningKey(secret=b"o" * 32)
+    with pytest.raises(SnapshotIntegrityError):
+        Pointer.from_json(document, key="a/latest.json", signing_key=other)
+
+
+def test_the_manifest_names_the_codec(store):
+    publisher = Publisher(store, life(), codec="bfloat16", keep=None)
+    publisher.publish(encode({"weight": torch.ones(2, 3)}, "bfloat16"), Progress(), finished=False)
+    state, info = load_snapshot(store, "a")
+    assert (info.codec, state["weight"].dtype) == ("bfloat16", torch.float32)

@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from codistill.exchange.checkpoint.roster import Sighted
 from codistill.exchange.checkpoint.saved_state import SavedState, SavedTeacher
 from codistill.snapshots.manifest import ManifestReference
 
@@ -19,6 +20,7 @@ def full_state():
         incarnation=2,
         previous=reference("a", 2, 5),
         teachers={"b": SavedTeacher(manifest=reference("b", 0, 3), first_seen_step=40)},
+        seen={"b": Sighted((0, 3), 40), "c": Sighted((2, 0), 7)},
     )
 
 
@@ -52,6 +54,9 @@ def test_a_missing_field_is_named(field):
         ("incarnation", -1),
         ("previous", "a/snapshots/2-5/manifest.json"),
         ("previous", {"key": "../../etc/passwd", "size": 10, "sha256": "ab" * 32}),
+        ("seen", []),
+        ("seen", {"b": 5}),
+        ("seen", {"b": {"incarnation": 0, "sequence": -1, "first_seen_step": 0}}),
         ("teachers", []),
         ("teachers", {"b": 5}),
         ("teachers", {"b": {"manifest": None, "first_seen_step": 0}}),
@@ -60,3 +65,10 @@ def test_a_missing_field_is_named(field):
 def test_a_malformed_field_is_refused(field, value):
     with pytest.raises(ValueError, match=r"must|key"):
         SavedState.from_dict(full_state().to_dict() | {field: value})
+
+
+def test_a_state_from_before_readers_remembered_has_seen_nobody():
+    state = full_state().to_dict()
+    del state["seen"]
+    assert SavedState.from_dict(state).seen == {}
+    assert SavedState.from_dict(state).teachers == full_state().teachers

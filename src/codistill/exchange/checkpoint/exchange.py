@@ -1,49 +1,39 @@
 """Exchange of weights through a store."""
 
+import json
+import os
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, final
+from typing import Any, Final, NoReturn, final
 
 from torch import Tensor, nn
 from typing_extensions import override
 
-from codistill.arguments import check_int, check_type
-from codistill.errors import CodistillWarning, SnapshotError, StoreError
 from codistill.exchange.base import Exchange, ExchangeCounters, Predictions, Progress, TeacherInfo
+from codistill.exchange.checkpoint.agreement import Agreement
+from codistill.exchange.checkpoint.background import Background, Threads
 from codistill.exchange.checkpoint.classroom import Classroom
-from codistill.exchange.checkpoint.fetcher import Fetcher
-from codistill.exchange.checkpoint.lockstep import Lockstep, LockstepReader
-from codistill.exchange.checkpoint.membership import (
-    Membership,
-    PeerFinder,
-    check_new,
-    check_peers,
-    claim_life,
-    open_run,
-)
-from codistill.exchange.checkpoint.newest import NewestReader
+from codistill.exchange.checkpoint.free_pace import FreePace
+from codistill.exchange.checkpoint.lockstep import Lockstep
+from codistill.exchange.checkpoint.lockstep_pace import LockstepPace
+from codistill.exchange.checkpoint.membership import Membership
 from codistill.exchange.checkpoint.notices import Notices
-from codistill.exchange.checkpoint.publisher import Life, Publisher, SnapshotOptions
+from codistill.exchange.checkpoint.pace import Pace, Parts
+from codistill.exchange.checkpoint.publisher import SnapshotOptions
 from codistill.exchange.checkpoint.saved_state import SavedState
+from codistill.exchange.checkpoint.settings import Settings
+from codistill.exchange.checkpoint.store_side import StoreSide
 from codistill.exchange.checkpoint.waiting import Clock
 from codistill.exchange.teachers import TeacherOptions
+from codistill.parallel.group import PeerRanks
 from codistill.parallel.weights import named_tensors
-from codistill.snapshots.codec import check_state
-from codistill.snapshots.keys import check_peer_name
-from codistill.snapshots.manifest import Manifest
 from codistill.stores.base import Store
 from codistill.stores.opening import open_store
-from codistill.topologies import Topology, as_topology
+from codistill.topologies import Topology
 
-_KEPT_BY_DEFAULT = 2
-_SIZE_ALLOWANCE = 4
-_SMALLEST_MAX_BYTES = 2**20
-
-Options = TypeVar("Options", SnapshotOptions, TeacherOptions, Membership)
+_STOP_S: Final = 5.0
 
 
 @final
@@ -51,18 +41,21 @@ class CheckpointExchange(Exchange):
     """Peers publish snapshots of their weights in a store, and run stale copies of one another's.
 
     The exchange of Anil et al. 2018 (section 2.1) and Sodhani et al. 2020 (section 2): every
-    ``interval_steps`` optimizer steps a peer publishes and takes what the others have published by
-    then. It waits for nobody, unless in lockstep.
+    ``interval_steps`` optimizer steps a peer publishes and looks for what the others have published by
+    then. It waits for nobody, unless in lockstep: threads write and read, and teachers change at the next
+    step boundary at which all of a new snapshot is there.
 
-    **Ranks**: the one process of the peer.
-    **Blocks**: at each interval, while the snapshot is written and the teachers' are read; in lockstep
-    also until all peers are there.
+    **Ranks**: all ranks of the peer; rank 0 reads and writes the store, the others get the bytes from it.
+    They change teachers, and raise, at the same step.
+    **Blocks**: at the start, while the store is read. Afterwards only in lockstep: at each interval, until
+    all peers are there.
     **On failure**: out of lockstep, a store that fails and a snapshot that is damaged or does not fit
-    are warned of once; training goes on with the last good teachers, and the next interval tries again.
-    At the start and in lockstep they are raised.
+    are warned of once; training goes on with the last good teachers, and later intervals try again.
+    At the start with ``start_with_peers``, and in lockstep, they are raised.
 
     Attributes:
         clock: What waits are measured by, ``time`` unless replaced before the first loss.
+        background: Where work is done beside training: threads, unless replaced before the first loss.
 
     Example:
         >>> import tempfile
@@ -73,6 +66,7 @@ class CheckpointExchange(Exchange):
     """
 
     clock: Clock = time
+    background: Background
 
     def __init__(
         self,
@@ -90,7 +84,7 @@ class CheckpointExchange(Exchange):
         """Take part in the run of a store, creating it if this peer is the first.
 
         Args:
-            store: A folder that all peers see, or a ``Store``; one for each run.
+            store: A folder that all peers see, a URL of an object store, or a ``Store``; one for each run.
             peer: This peer's name, different from the others'.
             peers: Everybody's names; None for whoever publishes under the run.
             interval_steps: Optimizer steps between two publishes, >= 1.
@@ -105,44 +99,47 @@ class CheckpointExchange(Exchange):
             TypeError, ValueError: If an argument is not as described, or contradicts another.
             StoreError: If the store cannot be written.
         """
-        hint = "To train without peers, leave out the Codistiller."
-        self.interval_steps = check_int("interval_steps", interval_steps, minimum=1, hint=hint)
-        self.counters = ExchangeCounters()
-        self._peer = check_peer_name(peer)
-        self._snapshots = _option("snapshots", snapshots, SnapshotOptions)
-        self._teacher_options = _option("teachers", teachers, TeacherOptions)
-        self._membership = _option("membership", membership, Membership)
-        self._topology = as_topology(topology)
-        self._peers = check_peers(
-            self._peer,
-            peers,
-            topology=self._topology,
-            max_teachers=self._teacher_options.max_teachers,
-            start_with_peers=self._membership.start_with_peers,
+        self._settings = Settings.of(
+            peer=peer,
+            peers=peers,
+            interval_steps=interval_steps,
+            topology=topology,
+            lockstep=lockstep,
+            snapshots=snapshots,
+            teachers=teachers,
+            membership=membership,
         )
-        self._lockstep = (Lockstep() if lockstep else None) if isinstance(lockstep, bool) else lockstep
-        if self._lockstep is not None:
-            check_type("lockstep", self._lockstep, Lockstep)
-            _check_lockstep(self._peers, self._snapshots, self._membership)
+        self.interval_steps = self._settings.interval_steps
+        self.is_lockstep = self._settings.lockstep is not None
+        self.counters = ExchangeCounters()
+        self.background = Threads()
         self._store = open_store(store)
-        self._run_id = open_run(self._store)
+        self._owns_store = self._store is not store
         self._notices = Notices()
         self._saved: SavedState | None = None
-        self._own_digests: Mapping[int, str] = {}
         self._step = 0
         self._is_closed = False
+        self._process = os.getpid()
         self._model: nn.Module | None = None
         self._outputs_to_logits: Callable[[Any], Tensor] | None = None
+        self._ranks = PeerRanks()
         self._life: _Life | None = None
 
     @override
-    def bind(self, model: nn.Module, outputs_to_logits: Callable[[Any], Tensor] | None) -> None:
+    def bind(
+        self,
+        model: nn.Module,
+        outputs_to_logits: Callable[[Any], Tensor] | None,
+        ranks: PeerRanks | None = None,
+    ) -> None:
         if self._model is not None:
             raise ValueError(
                 "exchange must be used by one Codistiller only, got a second. Make a new exchange."
             )
         self._model = model
         self._outputs_to_logits = outputs_to_logits
+        if ranks is not None:
+            self._ranks = ranks
 
     @override
     def begin(self, progress: Progress) -> None:
@@ -152,14 +149,11 @@ class CheckpointExchange(Exchange):
         self._step = progress.step
         life = self._begin_life(model)
         try:
-            life.publisher.tell("running", progress, {})
-            self._meet_teachers(life, progress)
+            life.pace.begin(progress)
         except BaseException:
-            with suppress(StoreError):
-                life.publisher.tell("left", progress, {})
+            self.background.stop(_STOP_S)
             raise
         self._life = life
-        self.counters.bytes_fetched = life.fetcher.bytes_read
 
     @override
     def predict(self, inputs: Any, logits: Tensor | None) -> Predictions:
@@ -175,34 +169,26 @@ class CheckpointExchange(Exchange):
         self._check_open()
         self._step = progress.step
         self.counters.fetched.clear()
-        life = self._life
-        if life is None or progress.step % self.interval_steps != 0:
-            return
-        if self._lockstep is not None:
-            self._publish(life, progress, finished=False)
-        else:
-            with self._notices.instead_of_store_errors("publish"):
-                self._publish(life, progress, finished=False)
-        life.reader.update(progress.step)
-        with self._notices.instead_of_store_errors("status"):
-            life.publisher.tell("running", progress, life.classroom.orders)
-        self.counters.bytes_fetched = life.fetcher.bytes_read
+        if self._life is not None:
+            self._life.pace.step(progress)
 
     @property
     @override
     def teachers(self) -> Mapping[str, TeacherInfo]:
-        return {} if self._life is None else self._life.classroom.describe(self._step)
+        return {} if self._life is None else self._life.classroom.describe()
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        if self._life is None:
+        life = self._life
+        if life is None:
             return {} if self._saved is None else self._saved.to_dict()
         return SavedState(
-            peer=self._peer,
-            run_id=self._run_id,
-            incarnation=self._life.publisher.life.incarnation,
-            previous=self._life.publisher.previous,
-            teachers=self._life.classroom.save(),
+            peer=self._settings.peer,
+            run_id=life.run_id,
+            incarnation=life.incarnation,
+            previous=None if life.side is None else life.side.publisher.previous,
+            teachers=life.classroom.save(),
+            seen=life.pace.seen,
         ).to_dict()
 
     @override
@@ -213,185 +199,106 @@ class CheckpointExchange(Exchange):
                 "Call load_state_dict where the model's own state is loaded."
             )
         saved = SavedState.from_dict(state) if state else None
-        if saved is not None and saved.peer != self._peer:
+        if saved is not None and saved.peer != self._settings.peer:
             raise ValueError(
-                f"state must be of peer {self._peer!r}, got that of {saved.peer!r}. "
+                f"state must be of peer {self._settings.peer!r}, got that of {saved.peer!r}. "
                 "Load the file that this peer saved."
             )
-        if saved is not None and saved.run_id != self._run_id:
-            self._notices.say(
-                "other run",
-                f"Peer {self._peer!r} resumes in another run than it was saved in: neither its past nor its "
-                f"teachers are at {self._store.describe()}, so it starts there as a new peer.",
-            )
-            saved = None
         self._saved = saved
 
     @override
-    def close(self, progress: Progress, *, publish: bool) -> None:
+    def close(self, progress: Progress, *, publish: bool, timeout_s: float = 60.0) -> None:
         if self._is_closed:
             return
         self._is_closed = True
-        life = self._life
-        if life is None:
-            return
-        if publish and self._lockstep is not None:
-            # The others wait for it: they must not be left without a word.
-            self._publish(life, progress, finished=True)
-        with self._notices.instead_of_store_errors("close"):
-            if publish and self._lockstep is None:
-                self._publish(life, progress, finished=True)
-            life.publisher.tell("finished" if publish else "left", progress, life.classroom.orders)
-        self.counters.bytes_fetched = life.fetcher.bytes_read
+        # A process that was forked off must leave its parent's life alone.
+        if self._life is not None and self._process == os.getpid():
+            self._life.pace.close(progress, publish=publish, timeout_s=timeout_s)
+        if self._owns_store:
+            self._store.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "CheckpointExchange cannot be pickled or copied: it belongs to one process and one student. "
+            "Make it where it is used."
+        )
 
     def _check_open(self) -> nn.Module:
         """Return the student, if there is one and this is its life."""
         if self._is_closed:
-            raise RuntimeError(f"Peer {self._peer!r} has been closed. Make a new Codistiller to train on.")
+            raise RuntimeError(
+                f"Peer {self._settings.peer!r} has been closed. Make a new Codistiller to train on."
+            )
         if self._model is None:
             raise RuntimeError("exchange must be given to a Codistiller first, got no student.")
+        if self._process != os.getpid():
+            raise RuntimeError(
+                f"Peer {self._settings.peer!r} belongs to the process that made it, got a fork of that. "
+                "Make a new Codistiller in the process that trains."
+            )
         return self._model
 
     def _begin_life(self, model: nn.Module) -> "_Life":
-        tensors = named_tensors(model)
-        check_state(tensors)
-        fetcher = Fetcher(
-            self._store,
-            run_id=self._run_id,
-            max_bytes=self._snapshots.max_bytes
-            or max(_SIZE_ALLOWANCE * sum(tensor.nbytes for tensor in tensors.values()), _SMALLEST_MAX_BYTES),
+        self._ranks.connect()
+        side = Agreement(self._ranks).do(lambda: self._open_side(model))
+        run_id, incarnation = self._tell_all_ranks(side)
+        fading = self._settings.membership.fading(self.interval_steps)
+        classroom = Classroom(model, self._settings.teachers, fading)
+        parts = Parts(
+            settings=self._settings,
+            ranks=self._ranks,
+            classroom=classroom,
+            background=self.background,
+            side=side,
+            notices=self._notices,
+            counters=self.counters,
+            is_pinned=any(tensor.is_cuda for tensor in named_tensors(model).values()),
         )
-        classroom = Classroom(model, self._teacher_options, fetcher, when_taken=self._note_taken)
-        publisher = self._make_publisher(fetcher)
-        return _Life(model, fetcher, classroom, publisher, self._make_reader(fetcher, classroom))
+        return _Life(run_id, incarnation, side, classroom, self._make_pace(parts))
 
-    def _make_publisher(self, fetcher: Fetcher) -> Publisher:
-        own = fetcher.pointer(self._peer)
-        if own is not None and self._saved is None and not self._membership.rejoin:
-            check_new(fetcher.manifest(own.manifest), self._store)
-        newest = None if own is None else own.manifest
-        saved = self._saved
-        incarnations = [pointed.incarnation for pointed in (own, saved) if pointed is not None]
-        life = Life(
-            run_id=self._run_id,
-            peer=self._peer,
-            incarnation=claim_life(self._store, self._peer, after=max(incarnations, default=None)),
-            interval_steps=self.interval_steps,
-            metadata=self._snapshots.metadata or {},
-        )
-        if self._lockstep is not None:
-            # What was published after the state was saved is published again, the same to the bit.
-            previous = newest if saved is None else saved.previous
-            return Publisher(self._store, life, keep=None, previous=previous)
-        return Publisher(
-            self._store,
-            life,
-            keep=self._snapshots.keep or _KEPT_BY_DEFAULT,
-            previous=newest,
-            kept=fetcher.chain(newest),
-        )
-
-    def _make_reader(self, fetcher: Fetcher, classroom: Classroom) -> NewestReader | LockstepReader:
-        finder = PeerFinder(
-            self._store,
-            fetcher,
-            peer=self._peer,
-            peers=self._peers,
-            topology=self._topology,
-            max_teachers=self._teacher_options.max_teachers,
-        )
-        if self._lockstep is None:
-            return NewestReader(
-                finder, fetcher, classroom, self._notices, membership=self._membership, clock=self.clock
-            )
-        return LockstepReader(
-            finder,
-            self._store,
-            fetcher,
-            classroom,
-            interval_steps=self.interval_steps,
-            timeout_s=self._lockstep.timeout_s,
-            clock=self.clock,
-        )
-
-    def _meet_teachers(self, life: "_Life", progress: Progress) -> None:
-        if self._saved is not None:
-            self._take_saved(life, self._saved)
-            return
-        if self._lockstep is not None or self._membership.start_with_peers > 0:
-            self._publish(life, progress, finished=False)
-        life.reader.meet(progress.step)
-
-    def _take_saved(self, life: "_Life", saved: SavedState) -> None:
-        """Take the very snapshots that the teachers held when the state was saved."""
-        for peer, teacher in saved.teachers.items():
-            try:
-                manifest = life.fetcher.manifest(teacher.manifest)
-                life.classroom.take(manifest, teacher.manifest, first_seen_step=teacher.first_seen_step)
-            except (SnapshotError, StoreError) as error:
-                if isinstance(life.reader, LockstepReader):
-                    raise
-                self._notices.say(
-                    "saved teachers",
-                    f"The snapshot of peer {peer!r} that this run had when it was saved cannot be read "
-                    f"any more ({error}). Its newest one is taken instead.",
-                )
-                life.reader.take_newest_of(peer, self._step)
-        if self._lockstep is not None and self._step % self.interval_steps == 0:
-            # State that was saved while a peer was missing lacks the snapshots of its own step.
-            life.reader.update(self._step)
-
-    def _publish(self, life: "_Life", progress: Progress, *, finished: bool) -> None:
-        written = life.publisher.publish(named_tensors(life.model), progress, finished=finished)
-        self.counters.bytes_published += written
-        self.counters.publishes += 1
-        self._own_digests = life.publisher.digests
-
-    def _note_taken(self, manifest: Manifest) -> None:
-        self.counters.fetched.append(manifest.peer)
-        if self._own_digests.get(manifest.step) == manifest.content_digest:
+    def _open_side(self, model: nn.Module) -> StoreSide | None:
+        """Return what speaks with the store, which only rank 0 does."""
+        if self._ranks.rank != 0:
+            return None
+        side = StoreSide.open(self._store, self._settings, model, self._saved, clock=self.clock)
+        if self._saved is not None and side.saved is None:
             self._notices.say(
-                "identical",
-                f"Peers {self._peer!r} and {manifest.peer!r} have identical weights at step {manifest.step}: "
-                "while they have, the distillation loss is 0 and teaches nothing. "
-                "Seed every peer differently, its initialisation and its order of data.",
+                "other run",
+                f"Peer {self._settings.peer!r} resumes in another run than it was saved in: neither its past "
+                f"nor its teachers are at {self._store.describe()}, so it starts there as a new peer.",
             )
+        return side
+
+    def _tell_all_ranks(self, side: StoreSide | None) -> tuple[str, int]:
+        """Return run and incarnation, which a state_dict names whichever rank saves it."""
+        told = None if side is None else json.dumps([side.run_id, side.publisher.life.incarnation]).encode()
+        run_id, incarnation = json.loads(self._ranks.broadcast(told))
+        return run_id, incarnation
+
+    def _make_pace(self, parts: Parts) -> Pace:
+        side, lockstep = parts.side, self._settings.lockstep
+        check_fits = parts.classroom.check_fits
+        if lockstep is None:
+            newest = None if side is None else side.newest_reader(self._settings, check_fits)
+            return FreePace(parts, newest, clock=self.clock)
+        reader = None
+        if side is not None:
+            reader = side.lockstep_reader(
+                self._store,
+                self._settings,
+                check_fits,
+                timeout_s=lockstep.timeout_s,
+                clock=self.clock,
+            )
+        return LockstepPace(parts, reader)
 
 
 @dataclass(frozen=True, slots=True)
 class _Life:
-    """What there is from the first loss on."""
+    """What begins with ``begin``."""
 
-    model: nn.Module
-    fetcher: Fetcher
+    run_id: str
+    incarnation: int
+    side: StoreSide | None
     classroom: Classroom
-    publisher: Publisher
-    reader: NewestReader | LockstepReader
-
-
-def _option(argument: str, value: Options | None, kind: type[Options]) -> Options:
-    if value is None:
-        return kind()
-    check_type(argument, value, kind)
-    return value
-
-
-def _check_lockstep(
-    peers: tuple[str, ...] | None, snapshots: SnapshotOptions, membership: Membership
-) -> None:
-    if peers is None:
-        raise ValueError("peers must be given in lockstep, got None. Name everybody who takes part.")
-    if snapshots.keep is not None:
-        raise ValueError(
-            f"keep must be None in lockstep, got {snapshots.keep}. A peer that resumes needs all snapshots."
-        )
-    if membership.rejoin:
-        raise ValueError(
-            "rejoin must be False in lockstep, where all peers start together. Choose an empty store."
-        )
-    if membership.start_with_peers:
-        warnings.warn(
-            "start_with_peers has no effect in lockstep, where every peer waits for all others.",
-            CodistillWarning,
-            stacklevel=3,
-        )
+    pace: Pace

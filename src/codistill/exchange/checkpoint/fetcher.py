@@ -7,18 +7,18 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from codistill.errors import KeyMissingError, SnapshotError, SnapshotIntegrityError, StoreError
-from codistill.snapshots.codec import decode_exact, verify_chunk
+from codistill.errors import KeyMissingError, SnapshotError, SnapshotIntegrityError
+from codistill.exchange.checkpoint.sighting import Arrival, make_room
+from codistill.snapshots.codec import decode, verify_chunk
 from codistill.snapshots.info import SnapshotInfo
 from codistill.snapshots.keys import check_peer_name, is_peer_name, pointer_key, shard_key
-from codistill.snapshots.manifest import CHUNK_BYTES, Manifest, ManifestReference
+from codistill.snapshots.manifest import CHUNK_BYTES, Manifest, ManifestReference, Shard
 from codistill.snapshots.pointer import MAX_POINTER_BYTES, Pointer
+from codistill.snapshots.signing import SigningKey
 from codistill.stores.base import Store
 from codistill.stores.opening import open_store
 
 Used = TypeVar("Used")
-
-_LONGEST_CHAIN = 1000
 
 
 class Fetcher:
@@ -28,17 +28,29 @@ class Fetcher:
     nothing.
     """
 
-    def __init__(self, store: Store, *, run_id: str | None, max_bytes: int | None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        run_id: str | None,
+        max_bytes: int | None,
+        signing_key: SigningKey | None = None,
+        is_pinned: bool = False,
+    ) -> None:
         """Read from ``store``.
 
         Args:
             store: Where from.
             run_id: The run that snapshots must be of; None takes any.
             max_bytes: The largest snapshot to read; None reads any.
+            signing_key: What pointers must be signed with; None takes any.
+            is_pinned: Whether the weights go on to a GPU.
         """
         self._store = store
         self._run_id = run_id
         self._max_bytes = max_bytes
+        self._signing_key = signing_key
+        self._is_pinned = is_pinned
         self.bytes_read = 0
 
     def pointer(self, peer: str) -> Pointer | None:
@@ -48,7 +60,7 @@ class Fetcher:
             content = self._read(key, MAX_POINTER_BYTES)
         except KeyMissingError:
             return None
-        pointer = Pointer.from_json(content, key=key)
+        pointer = Pointer.from_json(content, key=key, signing_key=self._signing_key)
         self._check_run(pointer.run_id, peer, key)
         return pointer
 
@@ -69,32 +81,24 @@ class Fetcher:
 
     def tensors(self, manifest: Manifest) -> dict[str, Tensor]:
         """Return the weights of a manifest, every chunk verified and those very bytes decoded."""
-        if self._max_bytes is not None and manifest.total_bytes > self._max_bytes:
-            raise SnapshotError(
-                f"Snapshot of peer {manifest.peer!r} at step {manifest.step} must be at most "
-                f"{self._max_bytes} bytes, got {manifest.total_bytes}. "
-                "Pass SnapshotOptions(max_bytes=...) to allow it.",
-                peer=manifest.peer,
-                step=manifest.step,
-            )
-        return decode_exact(manifest, [self._shard(manifest, index) for index in range(len(manifest.shards))])
+        return decode(manifest, self._contents(manifest))
 
-    def chain(self, newest: ManifestReference | None) -> tuple[tuple[int, int], ...]:
-        """Return (incarnation, sequence) of the snapshots that are there along ``previous``, oldest first.
+    def fetch(self, manifest: Manifest, reference: ManifestReference, *, first_seen_step: int) -> Arrival:
+        """Read a snapshot whole.
 
         Args:
-            newest: Where to begin; None gives none.
+            manifest: The snapshot.
+            reference: Where its manifest is.
+            first_seen_step: The student's step when it first saw it.
         """
-        orders: list[tuple[int, int]] = []
-        reference = newest
-        while reference is not None and len(orders) < _LONGEST_CHAIN:
-            try:
-                manifest = self.manifest(reference)
-            except (SnapshotError, StoreError):
-                break
-            orders.append(manifest.order)
-            reference = manifest.previous
-        return tuple(reversed(orders))
+        contents = self._contents(manifest)
+        return Arrival(
+            manifest=manifest,
+            reference=reference,
+            contents=contents,
+            tensors=decode(manifest, contents),
+            first_seen_step=first_seen_step,
+        )
 
     def follow(self, pointer: Pointer, use: Callable[[Manifest, ManifestReference], Used]) -> Used:
         """Return what ``use`` makes of the snapshot that a pointer leads to.
@@ -114,17 +118,37 @@ class Fetcher:
                     raise
                 pointer = newer
 
-    def _shard(self, manifest: Manifest, index: int) -> bytes:
-        shard = manifest.shards[index]
+    def _contents(self, manifest: Manifest) -> tuple[Tensor, ...]:
+        size_bytes = max(manifest.total_bytes, manifest.decoded_bytes)
+        if self._max_bytes is not None and size_bytes > self._max_bytes:
+            raise SnapshotError(
+                f"Snapshot of peer {manifest.peer!r} at step {manifest.step} must be at most "
+                f"{self._max_bytes} bytes, got {size_bytes}. "
+                "Pass SnapshotOptions(max_bytes=...) to allow it.",
+                peer=manifest.peer,
+                step=manifest.step,
+            )
+        try:
+            contents = make_room(manifest, is_pinned=self._is_pinned)
+        except RuntimeError as error:
+            raise SnapshotError(
+                f"Snapshot of peer {manifest.peer!r} at step {manifest.step} needs {manifest.total_bytes} "
+                "bytes of memory, which are not there.",
+                peer=manifest.peer,
+                step=manifest.step,
+            ) from error
+        for shard, content in zip(manifest.shards, contents, strict=True):
+            self._read_shard(manifest, shard, content.numpy().data)
+        return contents
+
+    def _read_shard(self, manifest: Manifest, shard: Shard, content: memoryview) -> None:
         key = shard_key(manifest.peer, *manifest.order, shard.name)
-        parts = []
         for chunk in range(len(shard.chunk_sha256)):
             start = chunk * CHUNK_BYTES
-            part = self._store.read(key, max_bytes=min(CHUNK_BYTES, shard.size_bytes - start), start=start)
-            self.bytes_read += len(part)
-            verify_chunk(shard, chunk, part, peer=manifest.peer, key=key)
-            parts.append(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+            part = content[start : start + CHUNK_BYTES]
+            count = self._store.read_into(key, part, start=start)
+            self.bytes_read += count
+            verify_chunk(shard, chunk, part[:count], peer=manifest.peer, key=key)
 
     def _read(self, key: str, max_bytes: int) -> bytes:
         # One byte more than allowed tells a document of the right size from a larger one.

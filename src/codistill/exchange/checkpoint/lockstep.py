@@ -1,21 +1,21 @@
 """Lockstep: peers wait for one another's snapshots at every interval."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
 from typing_extensions import override
 
 from codistill.arguments import check_seconds
-from codistill.errors import KeyMissingError, PeerMismatchError, PeerMissingError
-from codistill.exchange.checkpoint.classroom import Classroom
+from codistill.errors import PeerMismatchError, PeerMissingError
 from codistill.exchange.checkpoint.fetcher import Fetcher
+from codistill.exchange.checkpoint.lives import read_status
 from codistill.exchange.checkpoint.membership import PeerFinder
 from codistill.exchange.checkpoint.reader import Reader
+from codistill.exchange.checkpoint.sighting import Look, Sighting
 from codistill.exchange.checkpoint.waiting import Clock, wait_until
-from codistill.snapshots.keys import status_key
 from codistill.snapshots.manifest import Manifest, ManifestReference
 from codistill.snapshots.pointer import Pointer
-from codistill.snapshots.status import MAX_STATUS_BYTES, Status
 from codistill.stores.base import Store
 
 _Found = tuple[Manifest, ManifestReference]
@@ -47,6 +47,7 @@ class LockstepReader(Reader):
 
     A peer that has finished is not waited for: its last snapshot serves.
 
+    **Ranks**: rank 0.
     **Blocks**: until all are there, up to the timeout.
     **On failure**: raises ``PeerMissingError``, ``PeerMismatchError`` (another interval) or what is wrong
     with a snapshot.
@@ -57,35 +58,48 @@ class LockstepReader(Reader):
         finder: PeerFinder,
         store: Store,
         fetcher: Fetcher,
-        classroom: Classroom,
         *,
         interval_steps: int,
         timeout_s: float,
         clock: Clock,
+        check_fits: Callable[[Manifest], None],
     ) -> None:
+        """Read one run.
+
+        Args:
+            finder: Knows who takes part.
+            store: Where statuses are.
+            fetcher: Reads snapshots.
+            interval_steps: What every peer's interval must be.
+            timeout_s: How long to wait.
+            clock: To wait by.
+            check_fits: Refuses a snapshot that no teacher can hold.
+        """
         self._finder = finder
         self._store = store
         self._fetcher = fetcher
-        self._classroom = classroom
+        self._check_fits = check_fits
         self._interval_steps = interval_steps
         self._timeout_s = timeout_s
         self._clock = clock
         self._newest: dict[str, tuple[Pointer, Manifest]] = {}
 
     @override
-    def meet(self, step: int) -> None:
-        self.update(step)
-
-    @override
-    def update(self, step: int) -> None:
+    def look(self, look: Look) -> Sighting:
+        step = look.progress.step
         deadline_s = self._clock.monotonic() + self._timeout_s
         found = {peer: self._wait(peer, step, deadline_s) for peer in self._finder.others()}
-        held = self._classroom.orders
-        for peer in self._finder.teachers(found):
+        wanted = self._finder.teachers(found)
+        roster = look.roster.copy()
+        arrivals = []
+        for peer in wanted:
             manifest, reference = found[peer]
             # The last snapshot of a peer that has finished comes again and again, and ages.
-            if held.get(peer) != reference.order:
-                self._classroom.take(manifest, reference, first_seen_step=step)
+            if look.held.get(peer) != reference.order:
+                self._check_fits(manifest)
+                roster.see(peer, reference.order, step=step)
+                arrivals.append(self._fetcher.fetch(manifest, reference, first_seen_step=step))
+        return Sighting(look=look, roster=roster, wanted=wanted, arrivals=tuple(arrivals))
 
     def _wait(self, peer: str, step: int, deadline_s: float) -> _Found:
         found = wait_until(
@@ -148,9 +162,5 @@ class LockstepReader(Reader):
 
     def _has_come_back(self, pointer: Pointer) -> bool:
         """Tell whether a peer that had finished trains on: its status is of a later life."""
-        key = status_key(pointer.peer)
-        try:
-            status = Status.from_json(self._store.read(key, max_bytes=MAX_STATUS_BYTES), key=key)
-        except KeyMissingError:
-            return False
-        return status.incarnation > pointer.incarnation
+        status = read_status(self._store, pointer.peer)
+        return status is not None and status.incarnation > pointer.incarnation

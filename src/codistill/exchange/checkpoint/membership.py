@@ -2,28 +2,34 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 from codistill.arguments import check_int, check_seconds, check_type
-from codistill.errors import CodistillError, RunExistsError, SnapshotError, StoreError
+from codistill.errors import CodistillError, SnapshotError, StoreError
+from codistill.exchange.checkpoint.fading import Fading, WhenStale
 from codistill.exchange.checkpoint.fetcher import Fetcher
-from codistill.snapshots.keys import RUN_KEY, check_peer_name, is_peer_name, life_key
-from codistill.snapshots.manifest import Manifest
+from codistill.snapshots.keys import check_peer_name, is_peer_name
 from codistill.snapshots.pointer import Pointer
-from codistill.snapshots.run import LIFE_DOCUMENT, MAX_RUN_BYTES, Run, new_run
 from codistill.stores.base import Store
 from codistill.topologies import All, Ring, Topology
 
 MAX_PEERS = 64
+_INTERVALS_UNTIL_STALE = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Membership:
-    """How a peer joins a run.
+    """How a peer joins a run, and how long it listens to those that have fallen silent.
 
     Raises:
         TypeError, ValueError: If a field is not as described.
     """
 
+    max_age_steps: int | None = None
+    """The age up to which a teacher counts fully, in the student's own steps; None is 20 intervals."""
+    when_stale: WhenStale = "fade"
+    """What becomes of it then: "fade" takes its share to 0 over as many steps again, "drop" at once, "keep"
+    never. A peer that has finished never gets old."""
     start_with_peers: int = 0
     """Others whose first snapshot to wait for at the start; 0 waits for nobody."""
     start_timeout_s: float = 600.0
@@ -33,6 +39,11 @@ class Membership:
 
     def __post_init__(self) -> None:
         """Check every field."""
+        if self.max_age_steps is not None:
+            check_int("max_age_steps", self.max_age_steps, minimum=1, hint="It counts optimizer steps.")
+        if self.when_stale not in get_args(WhenStale):
+            choices = ", ".join(map(repr, get_args(WhenStale)))
+            raise ValueError(f"when_stale must be one of {choices}, got {self.when_stale!r}.")
         check_int(
             "start_with_peers",
             self.start_with_peers,
@@ -45,54 +56,11 @@ class Membership:
         )
         check_type("rejoin", self.rejoin, bool)
 
-
-def open_run(store: Store) -> str:
-    """Return the id of the run in ``store``, creating it if this is the first peer.
-
-    Raises:
-        StoreError: If the store cannot be written.
-        SnapshotFormatError: If what is there was written by a newer version.
-    """
-    run = new_run()
-    if store.create(RUN_KEY, run.to_json()):
-        return run.run_id
-    return Run.from_json(store.read(RUN_KEY, max_bytes=MAX_RUN_BYTES), key=RUN_KEY).run_id
-
-
-def claim_life(store: Store, peer: str, *, after: int | None) -> int:
-    """Return the number of this peer's new life, higher than any before it.
-
-    Args:
-        store: The run's store.
-        peer: The peer's name.
-        after: The last incarnation known; None if none is.
-    """
-    incarnation = 0 if after is None else after + 1
-    while not store.create(life_key(peer, incarnation), LIFE_DOCUMENT):
-        incarnation += 1
-    return incarnation
-
-
-def check_new(newest: Manifest, store: Store) -> None:
-    """Refuse a job that starts at step 0 on top of its own old snapshots.
-
-    A snapshot of step 0 is none to protect: a job that was started before and found nobody left it.
-
-    Args:
-        newest: What the peer published last.
-        store: Where, for the message.
-
-    Raises:
-        RunExistsError: If there is training in it.
-    """
-    if newest.step > 0:
-        raise RunExistsError(
-            f"Peer {newest.peer!r} has published step {newest.step} at {store.describe()} before, and this "
-            "job starts at step 0. Choose an empty store for a new run, load the peer's state_dict to "
-            "resume, or pass Membership(rejoin=True).",
-            peer=newest.peer,
-            step=newest.step,
-            key=newest.key,
+    def fading(self, interval_steps: int) -> Fading:
+        """Return how a teacher fades in a run with that interval."""
+        return Fading(
+            max_age_steps=self.max_age_steps or _INTERVALS_UNTIL_STALE * interval_steps,
+            when_stale=self.when_stale,
         )
 
 

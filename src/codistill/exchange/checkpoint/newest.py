@@ -1,76 +1,77 @@
 """Running free: each teacher gets the newest snapshot there is, and nobody waits."""
 
+from collections.abc import Callable
 from typing import final
 
 from typing_extensions import override
 
 from codistill.errors import CodistillError, PeerMissingError, SnapshotError, StoreError
-from codistill.exchange.checkpoint.classroom import Classroom
+from codistill.exchange.checkpoint.fading import Fading
 from codistill.exchange.checkpoint.fetcher import Fetcher
-from codistill.exchange.checkpoint.membership import Membership, PeerFinder
-from codistill.exchange.checkpoint.notices import Notices
+from codistill.exchange.checkpoint.heartbeat import Heartbeat
+from codistill.exchange.checkpoint.membership import PeerFinder
+from codistill.exchange.checkpoint.quarantine import is_worse
 from codistill.exchange.checkpoint.reader import Reader
+from codistill.exchange.checkpoint.roster import Order, Roster
+from codistill.exchange.checkpoint.sighting import Arrival, Look, Sighting
 from codistill.exchange.checkpoint.waiting import Clock, wait_until
+from codistill.snapshots.codec import first_nan
+from codistill.snapshots.manifest import Manifest, ManifestReference
 from codistill.snapshots.pointer import Pointer
 
 _NEVER = (-1, -1)
-_LONG_INTERVALS = 10
 
 
 @final
 class NewestReader(Reader):
-    """Takes what each teacher's peer has published last, where that is newer than what it holds.
+    """Reads what each teacher's peer has published last, where that is newer than what is held.
 
-    It never goes back to an older snapshot than it has seen.
+    It never goes back to an older snapshot than has been seen.
 
+    **Ranks**: rank 0, any one thread at a time.
     **Blocks**: while the store is read.
-    **On failure**: what cannot be read or used is warned of once, and not downloaded again; the last
-    good teacher stays. With ``start_with_peers`` it is raised at the start, and later warned of.
+    **On failure**: what cannot be read or used stands in the sighting, and is not downloaded again.
     """
 
     def __init__(
         self,
         finder: PeerFinder,
         fetcher: Fetcher,
-        classroom: Classroom,
-        notices: Notices,
+        heartbeat: Heartbeat,
         *,
-        membership: Membership,
-        clock: Clock,
+        fading: Fading,
+        check_fits: Callable[[Manifest], None],
     ) -> None:
+        """Read one run.
+
+        Args:
+            finder: Knows who takes part.
+            fetcher: Reads snapshots.
+            heartbeat: Tells the others what is being read.
+            fading: How long a silent peer belongs to the run.
+            check_fits: Refuses a snapshot that no teacher can hold.
+        """
         self._finder = finder
         self._fetcher = fetcher
-        self._classroom = classroom
-        self._notices = notices
-        self._membership = membership
-        self._clock = clock
-        self._refused: dict[str, tuple[int, int]] = {}
-        self._intervals_alone = 0
+        self._heartbeat = heartbeat
+        self._fading = fading
+        self._check_fits = check_fits
+        self._passed_over: dict[str, Order] = {}
 
-    @override
-    def meet(self, step: int) -> None:
-        count = self._membership.start_with_peers
-        if count > 0:
-            self._wait_for(count, step)
-        self._take_newest(step, is_strict=count > 0)
+    def wait_for(self, count: int, *, timeout_s: float, clock: Clock, step: int) -> None:
+        """Wait until that many others have published.
 
-    @override
-    def update(self, step: int) -> None:
-        with self._notices.instead_of_store_errors("find peers"):
-            self._take_newest(step, is_strict=False)
-        self._notice_being_alone(step)
+        **Blocks**: up to the timeout.
 
-    def take_newest_of(self, peer: str, step: int) -> None:
-        """Take what one peer has published last, if anything; errors are warned of."""
-        pointer: Pointer | None = None
-        try:
-            pointer = self._fetcher.pointer(peer)
-            if pointer is not None:
-                self._take(pointer, step)
-        except (SnapshotError, StoreError) as error:
-            self._refuse(peer, pointer, error, step)
+        Args:
+            count: How many.
+            timeout_s: For how long.
+            clock: To wait by.
+            step: The student's, for the error.
 
-    def _wait_for(self, count: int, step: int) -> None:
+        Raises:
+            PeerMissingError: If they do not.
+        """
         pointers: dict[str, Pointer] = {}
         errors: dict[str, CodistillError] = {}
 
@@ -79,8 +80,7 @@ class NewestReader(Reader):
             pointers, errors = self._finder.find()
             return True if len(pointers) >= count else None
 
-        timeout_s = self._membership.start_timeout_s
-        if wait_until(are_enough, timeout_s=timeout_s, clock=self._clock) is None:
+        if wait_until(are_enough, timeout_s=timeout_s, clock=clock) is None:
             names = f": {', '.join(sorted(pointers))}" if pointers else ""
             reasons = "".join(f" {name!r} does not count: {error}" for name, error in errors.items())
             raise PeerMissingError(
@@ -89,58 +89,108 @@ class NewestReader(Reader):
                 step=step,
             )
 
-    def _take_newest(self, step: int, *, is_strict: bool) -> None:
-        pointers, errors = self._finder.find()
-        held = self._classroom.orders
-        # A peer whose pointer is not to be read just now is still there.
-        wanted = self._finder.teachers({*pointers, *held})
-        self._classroom.keep_only(wanted)
-        self._notice_being_crowded({*pointers, *held})
-        for name in sorted({*wanted, *errors}):
-            pointer = pointers.get(name)
-            try:
-                if name in errors:
-                    raise errors[name]
-                known = max(held.get(name, _NEVER), self._refused.get(name, _NEVER))
-                if pointer is not None and pointer.order > known:
-                    self._take(pointer, step)
-                    self._notices.has_passed(("fetch", name))
-                self._notices.store_works(("fetch", name))
-            except (SnapshotError, StoreError) as error:
-                if is_strict:
-                    raise
-                self._refuse(name, pointer, error, step)
+    def pass_over(self, peer: str, order: Order) -> None:
+        """Do not read this snapshot again."""
+        self._passed_over[peer] = order
 
-    def _take(self, pointer: Pointer, step: int) -> None:
-        self._fetcher.follow(
-            pointer,
-            lambda manifest, reference: self._classroom.take(manifest, reference, first_seen_step=step),
+    @override
+    def look(self, look: Look) -> Sighting:
+        try:
+            pointers, errors = self._finder.find()
+        except StoreError as error:
+            return Sighting(look=look, roster=look.roster, store_error=error)
+        roster = look.roster.copy()
+        step = look.progress.step
+        # Who shows an older snapshot than before is there, but has nothing to read.
+        newer = {
+            peer: pointer for peer, pointer in pointers.items() if roster.see(peer, pointer.order, step=step)
+        }
+        present = self._present({*pointers, *look.held}, newer, roster, step)
+        wanted = self._finder.teachers(present)
+        arrivals, problems = [], dict(errors)
+        not_finite, too_young = {}, []
+        for peer in wanted:
+            pointer = newer.get(peer)
+            known = max(look.held.get(peer, _NEVER), self._passed_over.get(peer, _NEVER))
+            if pointer is None or pointer.order <= known:
+                continue
+            try:
+                arrival = self._fetcher.follow(
+                    pointer, lambda manifest, reference: self._read(manifest, reference, look, roster)
+                )
+            except _NotYetError:
+                too_young.append(peer)
+            except _NotFiniteError as error:
+                not_finite[peer] = str(error)
+            except SnapshotError as error:
+                self.pass_over(peer, pointer.order)
+                problems[peer] = error
+            except StoreError as error:
+                problems[peer] = error
+            else:
+                if arrival is not None:
+                    arrivals.append(arrival)
+        self._heartbeat.note_read()
+        return Sighting(
+            look=look,
+            roster=roster,
+            wanted=wanted,
+            left_out=self._finder.left_out(present),
+            arrivals=tuple(arrivals),
+            errors=problems,
+            not_finite=not_finite,
+            too_young=tuple(too_young),
         )
 
-    def _refuse(self, name: str, pointer: Pointer | None, error: CodistillError, step: int) -> None:
-        message = f"Nothing new was taken from peer {name!r} at step {step}: {error}"
-        if isinstance(error, StoreError):
-            self._notices.store_failed(("fetch", name), message)
+    def _present(self, names: set[str], pointers: dict[str, Pointer], roster: Roster, step: int) -> set[str]:
+        """Return who belongs to the run: whoever has not been silent for so long that it counts no more."""
+        present = set()
+        for peer in names:
+            is_known = peer in roster.peers
+            if is_known and self._fading.is_gone(roster.age_steps(peer, step=step)):
+                self._find_out_whether_finished(peer, pointers.get(peer), roster)
+                if not roster.peers[peer].is_finished:
+                    continue
+            present.add(peer)
+        return present
+
+    def _find_out_whether_finished(self, peer: str, pointer: Pointer | None, roster: Roster) -> None:
+        if pointer is None or roster.peers[peer].is_finished or roster.peers[peer].is_checked:
             return
-        if pointer is not None:
-            self._refused[name] = pointer.order
-        self._notices.say(("fetch", name), message)
+        try:
+            is_finished = self._fetcher.manifest(pointer.manifest).finished
+        except SnapshotError:
+            is_finished = False
+        except StoreError:
+            return
+        roster.note_whether_finished(peer, is_finished)
 
-    def _notice_being_crowded(self, present: set[str]) -> None:
-        left_out = self._finder.left_out(present)
-        if left_out:
-            self._notices.say(
-                "crowded",
-                f"There are more teachers than max_teachers: {', '.join(left_out)} will not be learnt from. "
-                "Pass TeacherOptions(max_teachers=...) for more of them, or topology='ring' for one.",
-            )
+    def _read(
+        self, manifest: Manifest, reference: ManifestReference, look: Look, roster: Roster
+    ) -> Arrival | None:
+        """Return a snapshot; None if it is too bad to let its peer out of quarantine."""
+        peer, step = manifest.peer, look.progress.step
+        roster.see(peer, manifest.order, step=step)
+        roster.note_whether_finished(peer, manifest.finished)
+        if not manifest.finished and 2 * manifest.samples < look.progress.samples:
+            self.pass_over(peer, manifest.order)
+            raise _NotYetError
+        if peer in look.quarantined and is_worse(manifest.task_loss, look.progress.task_loss):
+            self.pass_over(peer, manifest.order)
+            return None
+        self._check_fits(manifest)
+        self._heartbeat.announce(peer, manifest.order)
+        arrival = self._fetcher.fetch(manifest, reference, first_seen_step=roster.peers[peer].step)
+        name = first_nan(arrival.tensors)
+        if name is not None:
+            self.pass_over(peer, manifest.order)
+            raise _NotFiniteError(f"{name!r} of its snapshot at step {manifest.step} holds NaN")
+        return arrival
 
-    def _notice_being_alone(self, step: int) -> None:
-        is_alone = self._finder.expects_teachers and not self._classroom.orders
-        self._intervals_alone = self._intervals_alone + 1 if is_alone else 0
-        if self._intervals_alone == _LONG_INTERVALS:
-            self._notices.say(
-                "alone",
-                f"There has been no teacher for {_LONG_INTERVALS} intervals, up to step {step}: this is not "
-                "codistillation yet. Start the other peers with the same store, which they must all see.",
-            )
+
+class _NotYetError(Exception):
+    """The peer has been trained on too few samples to teach this student."""
+
+
+class _NotFiniteError(Exception):
+    """The snapshot holds NaN."""

@@ -1,23 +1,27 @@
 """Writing this peer's snapshots."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, final
 
-from torch import Tensor
+from torch import nn
 
-from codistill.arguments import check_int
+from codistill.arguments import check_int, check_type
 from codistill.errors import StoreError
 from codistill.exchange.base import Progress
-from codistill.snapshots.codec import check_codec, encode_exact
+from codistill.exchange.checkpoint.life import Life
+from codistill.exchange.checkpoint.retention import Retention
+from codistill.exchange.checkpoint.roster import Order
+from codistill.snapshots.codec import EncodedSnapshot, check_codec
 from codistill.snapshots.fingerprint import fingerprint
-from codistill.snapshots.keys import manifest_key, pointer_key, shard_key, shard_name, status_key
+from codistill.snapshots.keys import manifest_key, pointer_key, shard_key, shard_name
 from codistill.snapshots.manifest import Manifest, ManifestReference
 from codistill.snapshots.metadata import check_metadata
 from codistill.snapshots.pointer import Pointer
-from codistill.snapshots.status import State, Status
+from codistill.snapshots.signing import SigningKey
 from codistill.stores.base import Store
 
 # Snapshots of one's own whose content is remembered, to notice peers that are identical.
@@ -33,9 +37,15 @@ class SnapshotOptions:
     """
 
     codec: str = "exact"
-    """How weights are written; "exact" keeps every bit."""
+    """How weights are written: "exact" keeps every bit, "bfloat16" halves float32, "int8" quarters it."""
     keep: int | None = None
-    """Snapshots of this peer to keep; None keeps 2, and in lockstep all, as a resumed peer needs them."""
+    """Snapshots of this peer to keep, beside those that somebody is reading; None keeps 2, and in lockstep
+    all, as a resumed peer needs them."""
+    publish_from: nn.Module | None = None
+    """The module whose weights are published in place of the student's, such as their moving average."""
+    signing_key_file: str | Path | None = None
+    """A file with a secret of 32 bytes or more, the same for all peers: what was not signed with it is
+    refused."""
     metadata: Mapping[str, Any] | None = None
     """Anything that JSON holds; travels with every snapshot, for the others' ``build``."""
     max_bytes: int | None = None
@@ -44,6 +54,8 @@ class SnapshotOptions:
     def __post_init__(self) -> None:
         """Check every field."""
         check_codec(self.codec)
+        if self.publish_from is not None:
+            check_type("publish_from", self.publish_from, nn.Module)
         for argument in ("keep", "max_bytes"):
             value = getattr(self, argument)
             if value is not None:
@@ -52,26 +64,11 @@ class SnapshotOptions:
             check_metadata(self.metadata)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Life:
-    """One life of a peer: what all snapshots that it publishes have in common."""
-
-    run_id: str
-    """Id of the run."""
-    peer: str
-    """The peer's name."""
-    incarnation: int
-    """Which life of the peer, from 0."""
-    interval_steps: int
-    """Steps between two publishes."""
-    metadata: Mapping[str, Any]
-    """What the user attaches."""
-
-
+@final
 class Publisher:
     """Writes snapshots of one life of a peer: shards, then the manifest, then the pointer.
 
-    **Ranks**: the one process of the peer.
+    **Ranks**: rank 0, any one thread at a time.
     **Blocks**: ``publish``, until the store has taken everything.
     **On failure**: what was written without a pointer is no snapshot, and nobody reads it; the one
     before goes on serving, what was written is deleted if the store allows it, and the next publish has a
@@ -83,26 +80,34 @@ class Publisher:
         store: Store,
         life: Life,
         *,
-        keep: int | None,
+        codec: str = "exact",
+        signing_key: SigningKey | None = None,
+        keep: int | None = None,
+        retention: Retention | None = None,
         previous: ManifestReference | None = None,
-        kept: tuple[tuple[int, int], ...] = (),
+        kept: Sequence[Order] = (),
     ) -> None:
         """Begin to publish.
 
         Args:
             store: Where to.
             life: Who publishes.
+            codec: How weights are encoded.
+            signing_key: Signs every pointer; None signs none.
             keep: How many snapshots to keep; None keeps all.
+            retention: Knows which snapshots others are reading; None spares none.
             previous: The peer's last snapshot, of an earlier life.
             kept: (incarnation, sequence) of those that count among the ones to keep, oldest first.
         """
         self._store = store
         self._life = life
+        self._codec = codec
+        self._signing_key = signing_key
         self._keep = keep
+        self._retention = retention
         self._previous = previous
         self._kept = list(kept)
         self._next_sequence = 0
-        self._heartbeat = 0
         self._digests: dict[int, str] = {}
 
     @property
@@ -116,63 +121,36 @@ class Publisher:
         return self._previous
 
     @property
-    def kept(self) -> tuple[tuple[int, int], ...]:
+    def kept(self) -> tuple[Order, ...]:
         """(incarnation, sequence) of the snapshots that are there, oldest first."""
         return tuple(self._kept)
-
-    def tell(self, state: State, progress: Progress, reading: Mapping[str, tuple[int, int]]) -> None:
-        """Write the status that ``codistill peers`` shows, with a heartbeat that moves.
-
-        Args:
-            state: "running", or how this life ended.
-            progress: How far the student has come.
-            reading: Its teachers, to (incarnation, sequence) of their snapshots.
-
-        Raises:
-            StoreError: If the store refuses.
-        """
-        self._heartbeat += 1
-        status = Status(
-            run_id=self._life.run_id,
-            peer=self._life.peer,
-            incarnation=self._life.incarnation,
-            heartbeat=self._heartbeat,
-            step=progress.step,
-            samples=progress.samples,
-            task_loss=progress.task_loss,
-            distillation_loss=progress.distillation_loss,
-            state=state,
-            reading=reading,
-        )
-        self._store.write(status_key(self._life.peer), status.to_json())
 
     @property
     def digests(self) -> Mapping[int, str]:
         """Content digests of what was published lately, by step."""
         return self._digests
 
-    def publish(self, tensors: Mapping[str, Tensor], progress: Progress, *, finished: bool) -> int:
+    def publish(self, encoded: EncodedSnapshot, progress: Progress, *, finished: bool) -> int:
         """Write one snapshot and point to it.
 
         Args:
-            tensors: Canonical name to tensor.
-            progress: How far the student has come.
+            encoded: The weights, in this publisher's codec.
+            progress: How far the student had come with them.
             finished: No other will follow.
 
         Returns:
             Bytes written.
 
         Raises:
-            TypeError: If a tensor is of a kind that safetensors cannot hold.
             StoreError: If the store refuses.
         """
-        manifest, contents = self._encode(tensors, progress, finished=finished)
+        manifest = self._describe(encoded, progress, finished=finished)
         # Before the first byte is written: a store that fails may have written it nevertheless, somebody may
         # have read it, and what has been read under a number never changes.
         self._next_sequence += 1
         document = manifest.to_json()
         try:
-            for shard, content in zip(manifest.shards, contents, strict=True):
+            for shard, content in encoded.shards:
                 self._store.write(shard_key(manifest.peer, *manifest.order, shard.name), content)
             self._store.write(manifest.key, document)
         except StoreError:
@@ -191,19 +169,32 @@ class Publisher:
             incarnation=manifest.incarnation,
             sequence=manifest.sequence,
             manifest=reference,
-        ).to_json()
+        ).to_json(signing_key=self._signing_key)
         self._store.write(pointer_key(manifest.peer), pointer)
         self._previous = reference
-        self._digests[progress.step] = manifest.content_digest
-        self._digests = dict(list(self._digests.items())[-_REMEMBERED:])
+        self._digests = dict(
+            [*self._digests.items(), (progress.step, manifest.content_digest)][-_REMEMBERED:]
+        )
         self._delete_old()
         return manifest.total_bytes + len(document) + len(pointer)
 
-    def _encode(
-        self, tensors: Mapping[str, Tensor], progress: Progress, *, finished: bool
-    ) -> tuple[Manifest, list[bytes]]:
-        encoded = encode_exact(tensors)
-        manifest = Manifest(
+    def delete_unfinished(self, *, after: Order | None) -> None:
+        """Delete what an earlier life was killed while writing, as far as the store allows it.
+
+        Args:
+            after: What the peer's pointer leads to; nobody was ever pointed to anything later. None if there
+                is no pointer.
+        """
+        with suppress(StoreError):
+            for order in list(self._kept):
+                if after is None or order > after:
+                    self._delete(order)
+                    self._kept.remove(order)
+
+    def _describe(self, encoded: EncodedSnapshot, progress: Progress, *, finished: bool) -> Manifest:
+        shapes = {tensor.name: tensor.shape for tensor in encoded.tensors}
+        shapes |= {alias: shapes[name] for alias, name in encoded.aliases.items()}
+        return Manifest(
             run_id=self._life.run_id,
             peer=self._life.peer,
             incarnation=self._life.incarnation,
@@ -212,27 +203,30 @@ class Publisher:
             samples=progress.samples,
             task_loss=progress.task_loss,
             interval_steps=self._life.interval_steps,
-            codec="exact",
+            codec=self._codec,
             finished=finished,
             metadata=self._life.metadata,
-            fingerprint=fingerprint({name: tensor.shape for name, tensor in tensors.items()}),
+            fingerprint=fingerprint(shapes),
             tensors=encoded.tensors,
             aliases=encoded.aliases,
             shards=tuple(shard for shard, _ in encoded.shards),
             previous=self._previous,
         )
-        return manifest, [content for _, content in encoded.shards]
 
     def _delete_old(self) -> None:
         """Delete what is no longer to be kept; the next publish tries again what cannot be deleted now."""
-        while self._keep is not None and len(self._kept) > self._keep:
-            try:
-                self._delete(self._kept[0])
-            except StoreError:
-                return
-            self._kept.pop(0)
+        if self._keep is None or len(self._kept) <= self._keep:
+            return
+        try:
+            spared = self._retention.spared() if self._retention is not None else set()
+            for order in self._kept[: -self._keep]:
+                if order not in spared:
+                    self._delete(order)
+                    self._kept.remove(order)
+        except StoreError:
+            return
 
-    def _delete(self, order: tuple[int, int]) -> None:
+    def _delete(self, order: Order) -> None:
         # The manifest goes first: a reader that misses it asks for the pointer again.
         self._store.delete(manifest_key(self._life.peer, *order))
         self._store.delete(shard_key(self._life.peer, *order, shard_name(1, 1)))

@@ -1,23 +1,20 @@
-"""What lockstep and running free have in common: bringing the teachers up to date."""
+"""What lockstep and running free have in common: looking for the teachers' snapshots."""
 
 from abc import ABC, abstractmethod
 
+from codistill.exchange.checkpoint.sighting import Look, Sighting
+
 
 class Reader(ABC):
-    """Gives the teachers the snapshots that a student is to learn from now."""
+    """Finds the snapshots that a student is to learn from now, and reads them whole.
+
+    **Ranks**: rank 0, any one thread at a time. It changes nothing of the student or its teachers.
+    """
 
     @abstractmethod
-    def meet(self, step: int) -> None:
-        """Find the teachers at the start of this life, waiting for them if that was asked for.
+    def look(self, look: Look) -> Sighting:
+        """Return what there is.
 
         Args:
-            step: The student's step.
-        """
-
-    @abstractmethod
-    def update(self, step: int) -> None:
-        """Bring the teachers up to date, at the end of an interval.
-
-        Args:
-            step: The student's step.
+            look: What the student knows.
         """

@@ -1,9 +1,10 @@
 """What a peer needs to know of its own past to go on."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from codistill.exchange.checkpoint.roster import Sighted
 from codistill.snapshots.document import Fields
 from codistill.snapshots.manifest import ManifestReference
 
@@ -32,6 +33,8 @@ class SavedState:
     """Its last snapshot."""
     teachers: Mapping[str, SavedTeacher]
     """Its teachers, by peer."""
+    seen: Mapping[str, Sighted] = field(default_factory=dict)
+    """The newest snapshot that it has seen of every peer: no reader goes back behind it."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return what ``from_dict`` reads."""
@@ -44,6 +47,14 @@ class SavedState:
                 peer: {"manifest": teacher.manifest.to_fields(), "first_seen_step": teacher.first_seen_step}
                 for peer, teacher in self.teachers.items()
             },
+            "seen": {
+                peer: {
+                    "incarnation": sighted.order[0],
+                    "sequence": sighted.order[1],
+                    "first_seen_step": sighted.step,
+                }
+                for peer, sighted in self.seen.items()
+            },
         }
 
     @classmethod
@@ -53,10 +64,12 @@ class SavedState:
         Raises:
             ValueError: If a field is missing or not what it should be.
         """
-        fields = Fields(dict(state), "state")
+        # What was saved before readers remembered lacks "seen".
+        fields = Fields({"seen": {}, **state}, "state")
         teachers = {
             peer: Fields(saved, f"teachers[{peer!r}]") for peer, saved in fields.items("teachers", limit=64)
         }
+        seen = {peer: Fields(saved, f"seen[{peer!r}]") for peer, saved in fields.items("seen", limit=2**20)}
         return cls(
             peer=fields.text("peer"),
             run_id=fields.text("run_id"),
@@ -70,5 +83,12 @@ class SavedState:
                     first_seen_step=saved.integer("first_seen_step"),
                 )
                 for peer, saved in teachers.items()
+            },
+            seen={
+                peer: Sighted(
+                    (saved.integer("incarnation"), saved.integer("sequence")),
+                    saved.integer("first_seen_step"),
+                )
+                for peer, saved in seen.items()
             },
         )

@@ -1,0 +1,379 @@
+"""Running free: the student never waits for a store."""
+
+import time
+from typing import Any, Final, final
+
+from typing_extensions import override
+
+from codistill.errors import SnapshotError, SnapshotMismatchError, StoreError
+from codistill.exchange.base import Progress
+from codistill.exchange.checkpoint.agreement import EVERY_STEPS
+from codistill.exchange.checkpoint.background import Outcome
+from codistill.exchange.checkpoint.backoff import Backoff
+from codistill.exchange.checkpoint.changes import Changes
+from codistill.exchange.checkpoint.lives import HEARTBEAT_S
+from codistill.exchange.checkpoint.newest import NewestReader
+from codistill.exchange.checkpoint.pace import Pace, Parts
+from codistill.exchange.checkpoint.quarantine import Quarantine
+from codistill.exchange.checkpoint.sighting import Arrival, Sighting
+from codistill.exchange.checkpoint.store_side import StoreSide
+from codistill.exchange.checkpoint.waiting import Clock
+
+_LONG_INTERVALS: Final = 10
+_SETTLE_S: Final = 5.0
+
+
+@final
+class FreePace(Pace):
+    """Publishes and looks in the background, and changes teachers at a step boundary when all is there.
+
+    At an interval the weights are copied aside; a thread encodes and writes them. Another looks for the
+    teachers' newest snapshots and reads them whole. The ranks of a peer meet every ten steps, to change
+    their teachers, and to raise, all at the same step; a single rank may at any.
+
+    **Blocks**: ``begin`` while the store is read, ``close`` up to its timeout; ``step`` does not wait for
+    the store.
+    **On failure**: what cannot be read or written is said once, and tried again at later intervals.
+    """
+
+    def __init__(self, parts: Parts, reader: NewestReader | None, *, clock: Clock) -> None:
+        """Take over the parts of a peer.
+
+        Args:
+            parts: The parts.
+            reader: Finds snapshots; on rank 0.
+            clock: To wait by at the start.
+        """
+        super().__init__(parts, reader)
+        self._newest = reader
+        self._clock = clock
+        self._publishing = parts.background.worker("publish")
+        self._looking = parts.background.worker("fetch")
+        self._publish_backoff = Backoff()
+        self._look_backoff = Backoff()
+        self._quarantine = Quarantine()
+        self._pending: Changes | None = None
+        self._error: Exception | None = None
+        self._intervals_alone = 0
+
+    @override
+    def begin(self, progress: Progress) -> None:
+        self._classroom.step = progress.step
+        is_strict = self._settings.membership.start_with_peers > 0
+        changes = self._agreement.do(lambda: self._find_teachers(progress, is_strict=is_strict))
+        self._bring(changes, is_strict=is_strict)
+        if self._side is not None:
+            self._tend_heartbeat(self._side, progress)
+            self._beat_from_now_on(self._side, HEARTBEAT_S)
+
+    @override
+    def step(self, progress: Progress) -> None:
+        self._classroom.step = progress.step
+        if self._side is not None:
+            try:
+                self._tend(self._side, progress)
+            except Exception as error:  # noqa: BLE001 - raised below, on all ranks at once
+                self._error = self._error or error
+        if self._agreement.is_due(progress.step):
+            self._agree(progress.step)
+
+    @override
+    def close(self, progress: Progress, *, publish: bool, timeout_s: float) -> None:
+        self._classroom.step = progress.step
+        side = self._side
+        deadline_s = time.monotonic() + timeout_s
+
+        def remaining_s() -> float:
+            return max(0.0, deadline_s - time.monotonic())
+
+        is_done, stuck = True, []
+        try:
+            if side is not None:
+                side.heartbeat.show(progress, self._classroom.orders)
+                is_done = self._publishing.wait(remaining_s()) and self._finish(
+                    side, progress, publish=publish, timeout_s=remaining_s()
+                )
+        finally:
+            self._delivery.settle(min(remaining_s(), _SETTLE_S))
+            # Also if the time is over: a thread that is only waiting ends at once.
+            stuck = self._background.stop(max(remaining_s(), 1.0))
+            self._ranks.close()
+        if not is_done or stuck:
+            self._notices.say(
+                "stuck",
+                f"The store has not answered within {timeout_s:g} s; what peer {self._settings.peer!r} was "
+                f"doing there has been given up ({', '.join(stuck) or 'publish'}). Its last snapshot that is "
+                "complete goes on serving.",
+            )
+
+    def _finish(self, side: StoreSide, progress: Progress, *, publish: bool, timeout_s: float) -> bool:
+        """Leave a last snapshot and a last word; return whether the store has taken them in time."""
+        self._collect_publish()
+        if publish:
+            side.stage()
+        self._publishing.offer(lambda: _finish(side, progress, publish=publish))
+        is_done = self._publishing.wait(timeout_s)
+        self._collect_publish()
+        self._counters.bytes_fetched = side.fetcher.bytes_read
+        return is_done
+
+    def _find_teachers(self, progress: Progress, *, is_strict: bool) -> Changes | None:
+        side, reader = self._side, self._newest
+        if side is None or reader is None:
+            return None
+        try:
+            side.heartbeat.show(progress, {})
+            side.heartbeat.beat()
+            if side.saved is not None and side.saved.teachers:
+                return self._take_saved(side, reader, progress)
+            if is_strict:
+                self._start_with_others(side, reader, progress)
+            sighting = reader.look(self._look(progress))
+            self._counters.bytes_fetched = side.fetcher.bytes_read
+            if is_strict:
+                _raise_first_error(sighting)
+            elif sighting.store_error is not None:
+                raise sighting.store_error
+            return self._decide(sighting) or Changes(wanted=())
+        except BaseException:
+            self._leave(side)
+            raise
+
+    def _start_with_others(self, side: StoreSide, reader: NewestReader, progress: Progress) -> None:
+        side.stage()
+        self._count_publish(side.publish(progress, finished=False))
+        membership = self._settings.membership
+        reader.wait_for(
+            membership.start_with_peers,
+            timeout_s=membership.start_timeout_s,
+            clock=self._clock,
+            step=progress.step,
+        )
+
+    def _take_saved(self, side: StoreSide, reader: NewestReader, progress: Progress) -> Changes:
+        """Return the snapshots that the teachers held when the state was saved, or else the newest."""
+        assert side.saved is not None
+        arrivals, missing = [], []
+        for peer in side.saved.teachers:
+            try:
+                arrivals.append(self._saved_arrival(side, peer))
+            except (SnapshotError, StoreError) as error:
+                missing.append(peer)
+                self._notices.say(
+                    "saved teachers",
+                    f"The snapshot of peer {peer!r} that this run had when it was saved cannot be read "
+                    f"any more ({error}). Its newest one is taken instead.",
+                )
+        wanted = tuple(side.saved.teachers)
+        if missing:
+            sighting = reader.look(self._look(progress))
+            newest = self._decide(sighting)
+            arrivals += [
+                arrival
+                for arrival in ([] if newest is None else newest.arrivals)
+                if arrival.manifest.peer in missing
+            ]
+        return Changes(wanted=wanted, arrivals=tuple(arrivals))
+
+    def _tend(self, side: StoreSide, progress: Progress) -> None:
+        """Take what the background has done, and give it more to do."""
+        self._tend_heartbeat(side, progress)
+        self._collect(side)
+        if progress.step % self._settings.interval_steps == 0:
+            self._judge(progress)
+            self._offer_publish(side, progress)
+            self._offer_look(progress)
+            self._collect(side)
+            self._notice_being_alone(side, progress.step)
+
+    def _offer_publish(self, side: StoreSide, progress: Progress) -> None:
+        if not (self._publish_backoff.is_due() and self._publishing.is_idle):
+            self._counters.publishes_skipped += 1
+            return
+        side.stage()
+        self._publishing.offer(lambda: _publish(side, progress))
+
+    def _offer_look(self, progress: Progress) -> None:
+        reader = self._newest
+        assert reader is not None
+        # What is on its way to the teachers would be read again.
+        is_awaited = self._pending is not None or self._delivery.is_under_way
+        if not is_awaited and self._look_backoff.is_due() and self._looking.is_idle:
+            look = self._look(progress)
+            self._looking.offer(lambda: reader.look(look))
+
+    def _collect(self, side: StoreSide) -> None:
+        self._collect_publish()
+        # One at a time: changes that the ranks have not made yet come first.
+        if self._pending is None and not self._delivery.is_under_way:
+            outcome = self._looking.take()
+            if outcome is not None:
+                self._pending = self._decide(_result(outcome))
+        self._counters.bytes_fetched = side.fetcher.bytes_read
+
+    def _collect_publish(self) -> None:
+        outcome = self._publishing.take()
+        if outcome is None:
+            return
+        if isinstance(outcome.error, StoreError):
+            self._publish_backoff.note_failure()
+            self._notices.store_failed(
+                "publish", f"{outcome.error} Training goes on, and it is tried again at a later interval."
+            )
+            return
+        written = _result(outcome)
+        self._publish_backoff.note_success()
+        self._notices.store_works("publish")
+        self._notices.store_works("status")
+        if written:
+            self._count_publish(written)
+
+    def _count_publish(self, written: int) -> None:
+        self._counters.bytes_published += written
+        self._counters.publishes += 1
+
+    def _decide(self, sighting: Sighting) -> Changes | None:
+        """Say what was found, and return what is to become of the teachers; None for nothing new."""
+        self._roster = sighting.roster
+        self._report(sighting)
+        if sighting.wanted is None:
+            return None
+        for peer, where in sighting.not_finite.items():
+            if self._quarantine.put(peer, where):
+                self._say_quarantined(peer, where)
+        for arrival in sighting.arrivals:
+            if self._quarantine.let_out(arrival.manifest.peer):
+                self._notices.has_passed(("quarantine", arrival.manifest.peer))
+        held = set(self._classroom.peers)
+        quarantined = self._quarantine.peers
+        is_new = not held <= set(sighting.wanted) or not quarantined <= self._classroom.quarantined
+        if not sighting.arrivals and not is_new:
+            return None
+        return Changes(wanted=sighting.wanted, quarantined=quarantined, arrivals=sighting.arrivals)
+
+    def _agree(self, step: int) -> None:
+        is_waiting = False
+        try:
+            is_waiting = self._delivery.is_under_way and not self._delivery.is_done()
+        except Exception as caught:  # noqa: BLE001 - raised by the meeting, on all ranks
+            self._error = self._error or caught
+        error, self._error = self._error, None
+        was_nan = self._classroom.who_was_nan() if step % EVERY_STEPS == 0 else []
+        numbers = [is_waiting, self._pending is not None, *was_nan]
+        is_waiting, has_pending, *was_nan = map(bool, self._agreement.meet(error, numbers))
+        if was_nan:
+            for peer in self._quarantine_nan(was_nan):
+                self._quarantine.put(peer, "not finite")
+        if self._delivery.is_under_way:
+            if not is_waiting:
+                self._apply(self._delivery.take(), is_strict=False)
+        elif has_pending:
+            changes, self._pending = self._pending, None
+            if self._ranks.size == 1:
+                self._bring(changes, is_strict=False)
+            else:
+                self._delivery.start(changes)
+
+    def _judge(self, progress: Progress) -> None:
+        """Put teachers apart whose task loss has been too high for too long."""
+        new = self._quarantine.judge(self._classroom.describe(), progress.task_loss)
+        for peer, reason in new.items():
+            self._say_quarantined(peer, reason)
+        if new and self._pending is None and not self._delivery.is_under_way:
+            self._pending = Changes(wanted=tuple(self._classroom.peers), quarantined=self._quarantine.peers)
+
+    @override
+    def _refuse(self, arrival: Arrival, error: SnapshotMismatchError) -> None:
+        super()._refuse(arrival, error)
+        if self._newest is not None:
+            self._newest.pass_over(arrival.manifest.peer, arrival.manifest.order)
+
+    def _report(self, sighting: Sighting) -> None:
+        notices, step = self._notices, sighting.look.progress.step
+        if sighting.store_error is not None:
+            self._look_backoff.note_failure()
+            notices.store_failed(
+                "find peers",
+                f"{sighting.store_error} Training goes on, and it is tried again at a later interval.",
+            )
+            return
+        notices.store_works("find peers")
+        has_failed = any(isinstance(error, StoreError) for error in sighting.errors.values())
+        (self._look_backoff.note_failure if has_failed else self._look_backoff.note_success)()
+        for peer in sorted({*(sighting.wanted or ()), *sighting.errors}):
+            error = sighting.errors.get(peer)
+            if error is None:
+                notices.store_works(("fetch", peer))
+                continue
+            message = f"Nothing new was taken from peer {peer!r} at step {step}: {error}"
+            if isinstance(error, StoreError):
+                notices.store_failed(("fetch", peer), message)
+            else:
+                notices.say(("fetch", peer), message)
+        for arrival in sighting.arrivals:
+            for subject in ("fetch", "young", "stale"):
+                notices.has_passed((subject, arrival.manifest.peer))
+        for peer in sighting.too_young:
+            notices.say(
+                ("young", peer),
+                f"Peer {peer!r} is not learnt from yet: it has been trained on less than half of this peer's "
+                f"{sighting.look.progress.samples} samples.",
+            )
+        if sighting.left_out:
+            notices.say(
+                "crowded",
+                f"There are more teachers than max_teachers: {', '.join(sighting.left_out)} will not be "
+                "learnt from. Pass TeacherOptions(max_teachers=...) for more of them, or topology='ring' for "
+                "one.",
+            )
+        # Those that have arrived are taken at the end of the step.
+        self._notice_stale(besides={arrival.manifest.peer for arrival in sighting.arrivals})
+
+    def _notice_stale(self, *, besides: set[str]) -> None:
+        for peer, info in self._classroom.describe().items():
+            if info.share < 1.0 and not info.is_quarantined and peer not in besides:
+                self._notices.say(
+                    ("stale", peer),
+                    f"Peer {peer!r} has published nothing new for {info.age_steps} steps: its teacher counts "
+                    f"less and less (now {info.share:.2f}), until there is a new snapshot.",
+                )
+
+    def _notice_being_alone(self, side: StoreSide, step: int) -> None:
+        is_alone = side.finder.expects_teachers and not self._classroom.peers
+        self._intervals_alone = self._intervals_alone + 1 if is_alone else 0
+        if self._intervals_alone == _LONG_INTERVALS:
+            self._notices.say(
+                "alone",
+                f"There has been no teacher for {_LONG_INTERVALS} intervals, up to step {step}: this is not "
+                "codistillation yet. Start the other peers with the same store, which they must all see.",
+            )
+
+
+def _publish(side: StoreSide, progress: Progress) -> int:
+    # A name that has been taken over is not ours to write under.
+    if side.heartbeat.is_superseded:
+        return 0
+    written = side.publish(progress, finished=False)
+    side.heartbeat.try_to_beat()
+    return written
+
+
+def _finish(side: StoreSide, progress: Progress, *, publish: bool) -> int:
+    if side.heartbeat.is_superseded:
+        return 0
+    written = side.publish(progress, finished=True) if publish else 0
+    side.heartbeat.end("finished" if publish else "left")
+    return written
+
+
+def _result(outcome: Outcome) -> Any:
+    if outcome.error is not None:
+        raise outcome.error
+    return outcome.result
+
+
+def _raise_first_error(sighting: Sighting) -> None:
+    if sighting.store_error is not None:
+        raise sighting.store_error
+    for peer in sorted(sighting.errors):
+        raise sighting.errors[peer]

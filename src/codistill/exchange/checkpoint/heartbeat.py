@@ -1,0 +1,133 @@
+"""How the others know that a peer lives."""
+
+import threading
+from collections.abc import Mapping
+from typing import final
+
+from codistill.errors import PeerTakenError
+from codistill.exchange.base import Progress
+from codistill.exchange.checkpoint.life import Life
+from codistill.exchange.checkpoint.lives import has_been_followed
+from codistill.exchange.checkpoint.roster import Order
+from codistill.snapshots.keys import life_key, status_key
+from codistill.snapshots.status import State, Status
+from codistill.stores.base import Store
+
+
+@final
+class Heartbeat:
+    """Writes what a peer tells of itself, with a counter that moves, and notices when its name is taken.
+
+    By it others see that the name is in use, and which snapshots must not be deleted yet.
+
+    **Ranks**: rank 0; ``beat`` and ``announce`` on any thread.
+    **Blocks**: while the store is written; ``show`` does not.
+    **On failure**: ``beat`` raises and may be repeated; nothing is written after ``end``, nor once another
+    life has taken the name.
+    """
+
+    def __init__(self, store: Store, life: Life) -> None:
+        """Begin without having told anything.
+
+        Args:
+            store: Where to.
+            life: Who tells.
+        """
+        self._store = store
+        self._life = life
+        self._progress = Progress()
+        self._held: Mapping[str, Order] = {}
+        self._arriving: dict[str, Order] = {}
+        self._count = 0
+        self._has_ended = False
+        self._is_superseded = False
+        self._errors: list[BaseException] = []
+        self._lock = threading.Lock()
+
+    def show(self, progress: Progress, held: Mapping[str, Order]) -> None:
+        """Keep for the next beat how far the student is and what its teachers hold."""
+        self._progress, self._held = progress, held
+
+    def announce(self, peer: str, order: Order) -> None:
+        """Tell that a snapshot is about to be read, so that it is not deleted meanwhile."""
+        self._arriving = {**self._arriving, peer: order}
+        self.try_to_beat()
+
+    def note_read(self) -> None:
+        """Keep for the next beat that nothing is being read any more."""
+        self._arriving = {}
+
+    def beat(self) -> None:
+        """Write the status, unless another life has taken the name.
+
+        Raises:
+            StoreError: If the store refuses.
+        """
+        with self._lock:
+            if self._has_ended or self._is_superseded:
+                return
+            if has_been_followed(self._store, self._life.peer, self._life.incarnation):
+                self._is_superseded = True
+                return
+            self._write("running")
+
+    def try_to_beat(self) -> None:
+        """Write the status; what hinders it is kept for ``take_errors``."""
+        try:
+            self.beat()
+        except BaseException as error:  # noqa: BLE001 - raised again on the training thread
+            self._errors.append(error)
+
+    def take_errors(self) -> list[BaseException]:
+        """Return what has hindered beats since the last time."""
+        errors, self._errors = self._errors, []
+        return errors
+
+    @property
+    def is_superseded(self) -> bool:
+        """Whether a later life of this peer has been claimed."""
+        return self._is_superseded
+
+    def check_is_ours(self) -> None:
+        """Raise ``PeerTakenError`` if a later life of this peer has been claimed."""
+        if self._is_superseded:
+            peer, incarnation = self._life.peer, self._life.incarnation
+            raise PeerTakenError(
+                f"Peer {peer!r} has been taken over by another job, a later life than this one "
+                f"(incarnation {incarnation}). This job has stopped publishing; stop it, or start it again "
+                "under a name of its own.",
+                peer=peer,
+                step=self._progress.step,
+                key=life_key(peer, incarnation + 1),
+            )
+
+    def end(self, state: State) -> None:
+        """Write the last status of this life.
+
+        Args:
+            state: How it ended.
+
+        Raises:
+            StoreError: If the store refuses.
+        """
+        with self._lock:
+            if not self._has_ended and not self._is_superseded:
+                self._write(state)
+            self._has_ended = True
+
+    def _write(self, state: State) -> None:
+        self._count += 1
+        progress = self._progress
+        status = Status(
+            run_id=self._life.run_id,
+            peer=self._life.peer,
+            incarnation=self._life.incarnation,
+            heartbeat=self._count,
+            step=progress.step,
+            samples=progress.samples,
+            task_loss=progress.task_loss,
+            distillation_loss=progress.distillation_loss,
+            state=state,
+            reading={**self._held, **self._arriving},
+        )
+        self._store.write(status_key(self._life.peer), status.to_json())

@@ -1,0 +1,113 @@
+"""Lockstep: the student waits for every other peer at every interval."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import final
+
+from typing_extensions import override
+
+from codistill.exchange.base import Progress
+from codistill.exchange.checkpoint.changes import Changes
+from codistill.exchange.checkpoint.lives import HEARTBEAT_S
+from codistill.exchange.checkpoint.pace import Pace
+from codistill.exchange.checkpoint.roster import Order
+from codistill.exchange.checkpoint.store_side import StoreSide
+
+
+@final
+class LockstepPace(Pace):
+    """Publishes, waits for all others, and changes the teachers, before the next step begins.
+
+    **Blocks**: at the start and at every interval, until all are there.
+    **On failure**: raises on all ranks, at the same step.
+    """
+
+    @override
+    def begin(self, progress: Progress) -> None:
+        self._classroom.step = progress.step
+        self._bring(self._agreement.do(lambda: self._find_teachers(progress)), is_strict=True)
+        if self._side is not None:
+            self._beat_from_now_on(self._side, HEARTBEAT_S)
+
+    @override
+    def step(self, progress: Progress) -> None:
+        self._classroom.step = progress.step
+        if progress.step % self._settings.interval_steps != 0:
+            return
+        changes = self._agreement.do(lambda: self._exchange(progress))
+        self._bring(changes, is_strict=True)
+        was_nan = self._agreement.meet(None, self._classroom.who_was_nan())
+        self._quarantine_nan(list(map(bool, was_nan)))
+        if self._side is not None:
+            self._side.heartbeat.show(progress, self._classroom.orders)
+            self._side.heartbeat.try_to_beat()
+
+    @override
+    def close(self, progress: Progress, *, publish: bool, timeout_s: float) -> None:
+        self._classroom.step = progress.step
+        side = self._side
+        try:
+            if side is not None:
+                side.heartbeat.show(progress, self._classroom.orders)
+                if publish:
+                    # The others wait for it: they must not be left without a word.
+                    self._publish(side, progress, finished=True)
+                with self._notices.instead_of_store_errors("close"):
+                    side.heartbeat.end("finished" if publish else "left")
+                self._counters.bytes_fetched = side.fetcher.bytes_read
+        finally:
+            self._background.stop(timeout_s)
+            self._ranks.close()
+
+    def _find_teachers(self, progress: Progress) -> Changes | None:
+        side = self._side
+        if side is None:
+            return None
+        try:
+            side.heartbeat.show(progress, {})
+            side.heartbeat.beat()
+            if side.saved is None:
+                self._publish(side, progress, finished=False)
+                changes = self._read(progress)
+            else:
+                changes = self._read_saved(side, progress)
+        except BaseException:
+            self._leave(side)
+            raise
+        self._counters.bytes_fetched = side.fetcher.bytes_read
+        return changes
+
+    def _read_saved(self, side: StoreSide, progress: Progress) -> Changes:
+        assert side.saved is not None
+        peers = tuple(side.saved.teachers)
+        arrivals = {peer: self._saved_arrival(side, peer) for peer in peers}
+        if progress.step % self._settings.interval_steps == 0:
+            # State that was saved while a peer was missing lacks the snapshots of its own step.
+            held = {peer: arrival.reference.order for peer, arrival in arrivals.items()}
+            newer = self._read(progress, held)
+            peers = newer.wanted
+            arrivals |= {arrival.manifest.peer: arrival for arrival in newer.arrivals}
+        return Changes(wanted=peers, arrivals=tuple(arrivals[peer] for peer in peers))
+
+    def _exchange(self, progress: Progress) -> Changes | None:
+        side = self._side
+        if side is None:
+            return None
+        self._tend_heartbeat(side, progress)
+        self._publish(side, progress, finished=False)
+        changes = self._read(progress)
+        self._counters.bytes_fetched = side.fetcher.bytes_read
+        return changes
+
+    def _read(self, progress: Progress, held: Mapping[str, Order] | None = None) -> Changes:
+        assert self._reader is not None
+        look = self._look(progress)
+        sighting = self._reader.look(look if held is None else replace(look, held=held))
+        self._roster = sighting.roster
+        assert sighting.wanted is not None
+        return Changes(wanted=sighting.wanted, arrivals=sighting.arrivals)
+
+    def _publish(self, side: StoreSide, progress: Progress, *, finished: bool) -> None:
+        side.stage()
+        self._counters.bytes_published += side.publish(progress, finished=finished)
+        self._counters.publishes += 1

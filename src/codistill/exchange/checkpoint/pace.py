@@ -1,0 +1,186 @@
+"""What running free and lockstep have in common: how a peer begins, changes its teachers, and ends."""
+
+from abc import ABC, abstractmethod
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import final
+
+from codistill.errors import SnapshotMismatchError, StoreError
+from codistill.exchange.base import ExchangeCounters, Progress
+from codistill.exchange.checkpoint.agreement import Agreement
+from codistill.exchange.checkpoint.background import Background
+from codistill.exchange.checkpoint.changes import Changes
+from codistill.exchange.checkpoint.classroom import Classroom
+from codistill.exchange.checkpoint.delivery import Delivery
+from codistill.exchange.checkpoint.notices import Notices
+from codistill.exchange.checkpoint.reader import Reader
+from codistill.exchange.checkpoint.roster import Roster, Sighted
+from codistill.exchange.checkpoint.settings import Settings
+from codistill.exchange.checkpoint.sighting import Arrival, Look
+from codistill.exchange.checkpoint.store_side import StoreSide
+from codistill.parallel.group import PeerRanks
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What a peer is made of on one rank."""
+
+    settings: Settings
+    """What the user has chosen."""
+    ranks: PeerRanks
+    """The ranks of the peer."""
+    classroom: Classroom
+    """The teachers."""
+    background: Background
+    """Where work is done that does not concern the student."""
+    side: StoreSide | None
+    """What speaks with the store; on rank 0."""
+    notices: Notices
+    """What has been said."""
+    counters: ExchangeCounters
+    """What has been counted."""
+    is_pinned: bool
+    """Whether weights go on to a GPU."""
+
+
+class Pace(ABC):
+    """When a peer publishes, looks for the others, and lets its teachers change.
+
+    **Ranks**: all of the peer, every method at the same step.
+    """
+
+    def __init__(self, parts: Parts, reader: Reader | None) -> None:
+        """Take over the parts of a peer.
+
+        Args:
+            parts: The parts.
+            reader: Finds snapshots; on rank 0.
+        """
+        self._settings = parts.settings
+        self._ranks = parts.ranks
+        self._classroom = parts.classroom
+        self._background = parts.background
+        self._side = parts.side
+        self._reader = reader
+        self._notices = parts.notices
+        self._counters = parts.counters
+        self._agreement = Agreement(parts.ranks)
+        self._delivery = Delivery(parts.ranks, parts.background.worker("decode"), is_pinned=parts.is_pinned)
+        saved = parts.side.saved if parts.side is not None else None
+        self._roster = Roster(saved.seen if saved is not None else None)
+
+    @property
+    def seen(self) -> dict[str, Sighted]:
+        """The newest snapshot that was seen of every peer; on rank 0."""
+        return dict(self._roster.peers)
+
+    @abstractmethod
+    def begin(self, progress: Progress) -> None:
+        """Find the teachers at the start of this life."""
+
+    @abstractmethod
+    def step(self, progress: Progress) -> None:
+        """Do what is due after an optimizer step."""
+
+    @abstractmethod
+    def close(self, progress: Progress, *, publish: bool, timeout_s: float) -> None:
+        """End this life."""
+
+    def _look(self, progress: Progress) -> Look:
+        return Look(
+            progress=progress,
+            roster=self._roster.copy(),
+            held=self._classroom.orders,
+            quarantined=self._classroom.quarantined,
+        )
+
+    def _saved_arrival(self, side: StoreSide, peer: str) -> Arrival:
+        """Return the very snapshot that a teacher held when the state was saved."""
+        assert side.saved is not None
+        teacher = side.saved.teachers[peer]
+        manifest = side.fetcher.manifest(teacher.manifest)
+        self._classroom.check_fits(manifest)
+        return side.fetcher.fetch(manifest, teacher.manifest, first_seen_step=teacher.first_seen_step)
+
+    def _bring(self, changes: Changes | None, *, is_strict: bool) -> None:
+        """Apply rank 0's changes on all ranks, having waited for them."""
+        self._apply(self._delivery.bring(changes), is_strict=is_strict)
+
+    def _apply(self, changes: Changes, *, is_strict: bool) -> None:
+        """Let the teachers become what was decided, on all ranks or on none.
+
+        Args:
+            changes: What was decided.
+            is_strict: Raise if a snapshot does not fit what ``build`` made, in place of a notice.
+        """
+        self._agreement.do(lambda: self._change(changes, is_strict=is_strict))
+
+    def _change(self, changes: Changes, *, is_strict: bool) -> None:
+        classroom = self._classroom
+        classroom.keep_only(changes.wanted)
+        arrived = {arrival.manifest.peer for arrival in changes.arrivals}
+        classroom.quarantined = (classroom.quarantined | changes.quarantined) - arrived
+        for arrival in changes.arrivals:
+            try:
+                classroom.take(arrival)
+            except SnapshotMismatchError as error:
+                if is_strict:
+                    raise
+                self._refuse(arrival, error)
+            else:
+                self._note_taken(arrival)
+
+    def _refuse(self, arrival: Arrival, error: SnapshotMismatchError) -> None:
+        """Note that a snapshot cannot be used, having found it out late."""
+        self._notices.say(
+            ("fetch", arrival.manifest.peer),
+            f"Nothing new was taken from peer {arrival.manifest.peer!r} at step {self._classroom.step}: "
+            f"{error}",
+        )
+
+    def _note_taken(self, arrival: Arrival) -> None:
+        manifest = arrival.manifest
+        self._counters.fetched.append(manifest.peer)
+        own = {} if self._side is None else self._side.publisher.digests
+        if own.get(manifest.step) == manifest.content_digest:
+            self._notices.say(
+                "identical",
+                f"Peers {self._settings.peer!r} and {manifest.peer!r} have identical weights at step "
+                f"{manifest.step}: while they have, the distillation loss is 0 and teaches nothing. "
+                "Seed every peer differently, its initialisation and its order of data.",
+            )
+
+    def _quarantine_nan(self, was_nan: list[bool]) -> list[str]:
+        """Stop listening to teachers whose predictions were no numbers on any rank; return who is new."""
+        names = zip(self._classroom.peers, was_nan, strict=True)
+        new = [peer for peer, is_nan in names if is_nan and peer not in self._classroom.quarantined]
+        self._classroom.quarantined |= set(new)
+        if self._side is not None:
+            for peer in new:
+                self._say_quarantined(peer, "its predictions are not finite numbers")
+        return new
+
+    def _say_quarantined(self, peer: str, reason: str) -> None:
+        self._notices.say(
+            ("quarantine", peer),
+            f"Peer {peer!r} is not learnt from since step {self._classroom.step}: {reason}. "
+            "It will be again once it publishes a better snapshot.",
+        )
+
+    def _beat_from_now_on(self, side: StoreSide, period_s: float) -> None:
+        self._background.repeat("heartbeat", side.heartbeat.try_to_beat, period_s)
+
+    def _tend_heartbeat(self, side: StoreSide, progress: Progress) -> None:
+        """Let the next beat tell how far the student is; raise if the name has been taken over."""
+        side.heartbeat.show(progress, self._classroom.orders)
+        side.heartbeat.check_is_ours()
+        for error in side.heartbeat.take_errors():
+            if not isinstance(error, StoreError):
+                raise error
+            self._notices.store_failed("status", f"{error} Training goes on, and it is tried again.")
+
+    def _leave(self, side: StoreSide) -> None:
+        """Say that this life has ended, when its begin has failed."""
+        with suppress(StoreError):
+            side.heartbeat.end("left")

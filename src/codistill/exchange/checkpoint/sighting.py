@@ -1,0 +1,78 @@
+"""What is found when a peer looks at the store, and what it looks for."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from codistill.errors import CodistillError, StoreError
+from codistill.exchange.base import Progress
+from codistill.exchange.checkpoint.roster import Order, Roster
+from codistill.snapshots.manifest import Manifest, ManifestReference
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What the student knows when it looks; nothing in it changes while it does."""
+
+    progress: Progress
+    """How far the student is; the task loss is that of the interval."""
+    roster: Roster
+    """Whom it has seen; a copy."""
+    held: Mapping[str, Order]
+    """(incarnation, sequence) of what each teacher holds."""
+    quarantined: frozenset[str] = frozenset()
+    """Whose snapshots must be better than what they had."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrival:
+    """A snapshot that has been read whole and verified: the standby of a teacher."""
+
+    manifest: Manifest
+    """What it is."""
+    reference: ManifestReference
+    """Where its manifest is."""
+    contents: Sequence[Tensor]
+    """The content of its shards: flat uint8 on the CPU, pinned if a student is on a GPU."""
+    tensors: Mapping[str, Tensor]
+    """The weights, decoded; perhaps views of the contents."""
+    first_seen_step: int
+    """The student's step when it first saw it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sighting:
+    """What there was."""
+
+    look: Look
+    """What was known before."""
+    roster: Roster
+    """Who has been seen by now."""
+    wanted: tuple[str, ...] | None = None
+    """Whom to learn from; None if the store did not say who is there."""
+    left_out: tuple[str, ...] = ()
+    """For whom there is no room."""
+    arrivals: tuple[Arrival, ...] = ()
+    """New snapshots."""
+    errors: Mapping[str, CodistillError] = field(default_factory=dict)
+    """By peer, what kept its snapshot from being read or used."""
+    not_finite: Mapping[str, str] = field(default_factory=dict)
+    """By peer, where its snapshot holds NaN."""
+    too_young: tuple[str, ...] = ()
+    """Who has been trained on less than half of the student's samples."""
+    store_error: StoreError | None = None
+    """What kept the store from being looked at."""
+
+
+def make_room(manifest: Manifest, *, is_pinned: bool) -> tuple[Tensor, ...]:
+    """Return flat uint8 tensors on the CPU for the shards of a snapshot.
+
+    Args:
+        manifest: The snapshot.
+        is_pinned: Whether the weights go on to a GPU.
+    """
+    return tuple(
+        torch.empty(shard.size_bytes, dtype=torch.uint8, pin_memory=is_pinned) for shard in manifest.shards
+    )
