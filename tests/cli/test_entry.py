@@ -13,8 +13,8 @@ TRAIN_FLAGS = (
     "data-root out device overwrite resume json no-lockstep arm batch-size burn-in-steps "
     "checkpoint-every combine distillation-loss distillation-weight evaluate-every interval-steps "
     "label-smoothing learning-rate learning-rate-drops learning-rate-factor lockstep method momentum "
-    "name parts peers ranks regime seed summary task temperature topology updates weight-decay "
-    "weight-decay-factor"
+    "name parts peer-learning-rates peer-widths peers ranks regime seed summary task temperature topology "
+    "updates weight-decay weight-decay-factor"
 )
 
 
@@ -26,7 +26,8 @@ TRAIN_FLAGS = (
         (["recipes"], "json"),
         (["recipes", "show"], "json"),
         (["report"], "json"),
-        (["peers"], "json"),
+        (["peers"], "best json"),
+        (["doctor"], "prune signing-key-file json"),
         (["export"], "peer out overwrite json"),
     ],
 )
@@ -57,7 +58,7 @@ def test_no_verb_is_wrong_usage_and_shows_the_help_on_stderr(capsys):
 def test_an_unknown_verb_lists_those_there_are(capsys):
     assert main(["distil"]) == 2
     assert capsys.readouterr().err == (
-        "codistill: verb must be one of demo, train, recipes, report, peers, export, got 'distil'.\n"
+        "codistill: verb must be one of demo, train, recipes, report, peers, doctor, export, got 'distil'.\n"
     )
 
 

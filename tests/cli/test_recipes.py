@@ -3,7 +3,7 @@ import json
 
 from codistill.cli import main
 from codistill.lab import recipes
-from codistill.lab.recipe import Recipe
+from codistill.lab.recipe import from_document
 
 
 def test_recipes_lists_every_recipe_with_its_summary(capsys):
@@ -32,9 +32,7 @@ def test_show_prints_every_field(capsys):
 def test_show_as_json_is_the_recipe(capsys):
     assert main(["recipes", "show", "digits", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert Recipe(**{**document, "learning_rate_drops": tuple(document["learning_rate_drops"])}) == (
-        recipes.recipe("digits")
-    )
+    assert from_document(document, where="stdout") == recipes.recipe("digits")
 
 
 def test_an_unknown_recipe_lists_those_there_are(capsys):

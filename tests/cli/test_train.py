@@ -37,6 +37,7 @@ def test_train_trains_the_recipe_and_reports(in_tmp_path, launched, capsys):
 def test_every_field_of_the_recipe_is_an_option(in_tmp_path, launched):
     words = ["--updates", "20", "--seed", "3", "--method", "all_reduce", "--peers", "1", "--ranks", "4"]
     words += ["--learning-rate-drops", "0.25", "--no-lockstep", "--out", "there", "--device", "cpu"]
+    words += ["--peer-widths", "8"]
     assert main(["train", "digits", *words, "--data-root", "data here"]) == 0
     (((recipe,), options),) = launched
     assert (recipe.updates, recipe.seed, recipe.method, recipe.peers, recipe.ranks) == (
@@ -46,7 +47,7 @@ def test_every_field_of_the_recipe_is_an_option(in_tmp_path, launched):
         1,
         4,
     )
-    assert (recipe.learning_rate_drops, recipe.lockstep) == ((0.25,), False)
+    assert (recipe.learning_rate_drops, recipe.lockstep, recipe.peer_widths) == ((0.25,), False, (8,))
     assert (str(options.data_root), options.device) == ("data here", "cpu")
     assert RunFolder("there").document["command"][:3] == ["codistill", "train", "digits"]
 

@@ -17,6 +17,7 @@ VERBS = {
     "recipes": "List the recipes, or show one.",
     "report": "Write the report of a results folder anew.",
     "peers": "List the peers of a running or finished run.",
+    "doctor": "Check all that lies in a store, and delete what nobody needs.",
     "export": "Write the weights of a peer to a safetensors file.",
 }
 """Verb, which is the name of its module too -> what it does."""
@@ -51,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(verb: str, arguments: list[str]) -> int:
     try:
-        importlib.import_module(f"codistill.cli.{verb}").run(arguments)
+        # A verb that has something to say by it returns its exit code.
+        code: int | None = importlib.import_module(f"codistill.cli.{verb}").run(arguments)
     except SystemExit as e:
         # The parser ends so, after --help and after what it could not parse.
         return e.code if isinstance(e.code, int) else FAILED
@@ -61,7 +63,7 @@ def _run(verb: str, arguments: list[str]) -> int:
         return _complain(str(e), FAILED)
     except KeyboardInterrupt:
         return _complain("Interrupted. What has finished stays; --resume goes on from it.", INTERRUPTED)
-    return DONE
+    return DONE if code is None else code
 
 
 def _complain(message: str, code: int) -> int:

@@ -10,28 +10,23 @@ def open_existing(name: str) -> Store:
     """Open a store that holds a run, and make nothing where there is none.
 
     Args:
-        name: A path or a ``file://`` URL.
+        name: A path, or a URL of an object store.
 
     Raises:
         StoreError: If there is no run, or it cannot be read.
         SnapshotFormatError: If what is there is not a run of peers, such as a results folder.
         ValueError: If it is a URL of another kind.
+        ExtraMissingError: If what reads such a URL is not installed.
     """
-    try:
-        store = open_store(name, is_read_only=True)
-    except StoreError as e:
-        raise _no_run(name) from e
+    store = open_store(name, is_read_only=True)
     try:
         # One more than allowed, so that a longer document is refused rather than cut.
         content = store.read(RUN_KEY, max_bytes=MAX_RUN_BYTES + 1)
     except KeyMissingError as e:
-        raise _no_run(name) from e
+        raise StoreError(
+            f"store must be one that peers publish in, got {store.describe()}, which has no {RUN_KEY}. "
+            "codistill train keeps it in OUT/ARM/seed-N/exchange."
+        ) from e
     Run.from_json(content, key=RUN_KEY)
     return store
 
-
-def _no_run(name: str) -> StoreError:
-    return StoreError(
-        f"store must be a folder that peers publish in, got {name!r}, which has no {RUN_KEY}. "
-        "codistill train keeps it in OUT/ARM/seed-N/exchange."
-    )
