@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format coverage bench-step clean
+.PHONY: help setup demo test check format coverage bench-step bench-exchange bench-codecs fuzz naive-reader faults clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -39,6 +39,21 @@ coverage: $(READY)  ## run every test and show what none of them reaches
 
 bench-step: $(READY)  ## what a step costs beside plain training and beside its floor
 	$(BIN)/python benchmarks/step.py
+
+bench-exchange: $(READY)  ## what publishing and fetching cost a training job
+	$(BIN)/python benchmarks/exchange.py
+
+bench-codecs: $(READY)  ## what each codec costs in bytes, seconds and predictions
+	$(BIN)/python benchmarks/codecs.py
+
+fuzz: $(READY)  ## hostile pointers, manifests and weights against their readers
+	$(BIN)/python -m pytest tests/snapshots/test_fuzz.py
+
+naive-reader: $(READY)  ## read snapshots by a reader written from docs/snapshot-format.md alone
+	$(BIN)/python -m pytest tests/snapshots/test_naive_reader.py
+
+faults: $(READY)  ## kill peers, break files, take the store away, for an hour; write docs/failure.md
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/faults.py --json docs/results/faults.json --page docs/failure.md
 
 clean:  ## remove the environment and the caches, not runs/
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
