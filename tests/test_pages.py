@@ -1,5 +1,6 @@
 """README and docs say what is so."""
 
+import json
 import re
 from pathlib import Path
 
@@ -16,6 +17,18 @@ def test_readme_shows_the_demo_s_table_and_verdicts_as_they_came_out() -> None:
     shown = (ROOT / "README.md").read_text()
     for line in comparison_markdown(read_comparison(ROOT / "docs" / "results" / "demo.json")).splitlines():
         assert line in shown
+
+
+def test_the_log_shows_the_weak_peers_as_they_came_out() -> None:
+    rows = [
+        line.split(" | ") for line in (ROOT / "LOG.md").read_text().splitlines() if line.startswith("| `")
+    ]
+    shown = {cells[0].strip("| `"): cells for cells in rows}
+    for arm in json.loads((ROOT / "docs" / "results" / "weak_peer.json").read_text())["arms"]:
+        assert shown[arm["arm"]][2] == f"{100 * arm['test_accuracy']:.1f}"
+        if "against_alone" in arm:
+            mean, low, high = (100 * arm["against_alone"][end] for end in ("mean", "low", "high"))
+            assert shown[arm["arm"]][3] == f"{mean:+.2f} ({low:+.2f} to {high:+.2f})"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

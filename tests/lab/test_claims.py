@@ -44,6 +44,16 @@ def test_sentences_say_what_was_compared_and_how_surely():
     )
 
 
+def test_an_arm_that_was_not_codistilled_gets_no_verdict():
+    verdict = judge(ACCURACY, [0.02, 0.03, 0.025], not_codistilled=["two"])
+    assert (verdict.outcome, verdict.low, verdict.high) == ("not codistilled", None, None)
+    assert math.isnan(verdict.difference)
+    assert (verdict.change(), verdict.interval()) == ("-", "-")
+    assert verdict.sentence() == ("two: no verdict against one on test accuracy: two was not codistilled")
+    both = judge(CHURN, [0.02, 0.03], not_codistilled=["two", "one"])
+    assert both.sentence().endswith("on churn (lower is better): two and one were not codistilled")
+
+
 def test_pseudo_values_are_those_of_leaving_out_each_seed():
     pairs = [[0, 1, 2, 4], [1, 0, 3, 5], [2, 3, 0, 9], [4, 5, 9, 0]]
     mean = (1 + 2 + 4 + 3 + 5 + 9) / 6
@@ -68,4 +78,4 @@ def test_claims_of_the_demo_name_its_arms():
     assert DEMO_CLAIMS[-1].metric == "churn"
     assert (DEMO_CLAIMS[-1].arm, DEMO_CLAIMS[-1].against) == ("codistillation_4", "all_reduce")
     pairs = [(claim.arm, claim.against, claim.metric) for claim in DEMO_CLAIMS]
-    assert len(set(pairs)) == len(pairs) == 8
+    assert len(set(pairs)) == len(pairs) == 9

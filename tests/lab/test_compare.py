@@ -132,6 +132,45 @@ def test_an_arm_with_hardly_any_teachers_is_marked(tmp_path, share, codistilled)
     assert (row.teacher_share, row.is_codistilled) == (share, codistilled)
 
 
+def test_one_model_without_a_teacher_in_one_run_is_enough_to_be_marked(tmp_path):
+    run = make_folder(tmp_path, TAUGHT, seeds=(0, 1))
+    for seed in (0, 1):
+        for peer in "ab":
+            share = 0.4 if (seed, peer) == (1, "b") else 1.0
+            add(run, "taught", seed, peer, [0.1] * 4, teacher_share=share)
+    (row,) = compare(run).rows
+    assert (row.teacher_share, row.is_codistilled) == (pytest.approx(0.85), False)
+
+
+def test_nothing_is_claimed_of_or_against_an_arm_that_was_not_codistilled(tmp_path):
+    run = make_folder(tmp_path, PLAIN, TAUGHT)
+    for seed, right in enumerate((0.5, 0.6, 0.7)):
+        add(run, "plain", seed, "a", [0.1] * 4, test_accuracy=right)
+        for peer in "ab":
+            add(run, "taught", seed, peer, [0.1] * 4, test_accuracy=right + 0.2, teacher_share=0.3)
+    of = Claim(arm="taught", against="plain", metric="test_accuracy", says="")
+    against = Claim(arm="plain", against="taught", metric="churn", says="")
+    verdicts = compare(run, declared=[of, against]).verdicts
+    assert [verdict.outcome for verdict in verdicts] == ["not codistilled"] * 2
+    assert [verdict.not_codistilled for verdict in verdicts] == [("taught",)] * 2
+    assert [verdict.low for verdict in verdicts] == [None, None]
+
+
+def test_what_befell_free_running_peers_is_in_the_row(tmp_path):
+    run = make_folder(tmp_path, PLAIN, replace(TAUGHT, lockstep=False, interval_steps=2), seeds=(0,))
+    add(run, "plain", 0, "a", [0.1] * 4)
+    befell = {"publishes_skipped": 2, "quarantined_updates": 4, "weight_factor": 0.25}
+    add(run, "taught", 0, "a", [0.1] * 4, teacher_share=0.6, **befell)
+    add(run, "taught", 0, "b", [0.1] * 4, teacher_share=1.0)
+    plain, taught = compare(run).rows
+    assert (taught.is_lockstep, taught.weight_factor) == (False, 0.25)
+    # 2 of 5 intervals and 4 of 10 updates of one of two peers.
+    assert (taught.skipped_share, taught.quarantined_share) == (pytest.approx(0.2), pytest.approx(0.2))
+    assert (plain.is_lockstep, plain.skipped_share, plain.quarantined_share, plain.weight_factor) == (
+        None,
+    ) * 4
+
+
 def test_ensemble_is_the_mean_of_probabilities(tmp_path):
     run = make_folder(tmp_path, ALONE, seeds=(0, 1))
     for seed in (0, 1):

@@ -14,7 +14,7 @@ def test_arms_are_trained_with_every_seed_and_keep_the_store_of_the_first(
     arms = [
         replace(tiny, arm="x"),
         replace(tiny, arm="y", method="alone", peers=1),
-        replace(tiny, arm="z", distillation_weight=0.5),
+        replace(tiny, arm="z", lockstep=False),
     ]
     out = folder.create(tmp_path / "out", arms=arms, seeds=[1, 2], command=[])
     told = []
@@ -32,6 +32,8 @@ def test_arms_are_trained_with_every_seed_and_keep_the_store_of_the_first(
         ("z", 2, "b"),
     ]
     assert {("x", 80, 80), ("y", 80, 80), ("z", 80, 80)} <= set(told)
+    # Peers that run free wait for each other at the start.
+    assert {one.teacher_share for one in out.results() if one.arm != "y"} == {1.0}
     kept = sorted(path.parent.relative_to(out.path).as_posix() for path in out.path.glob("*/*/exchange"))
     assert kept == ["x/seed-1", "z/seed-1"]
     # Arms of one shape are trained by the same jobs.

@@ -19,6 +19,12 @@ def test_a_recipe_survives_json(tiny: Recipe) -> None:
     assert recipes.from_document(document, where="here") == changed
 
 
+def test_peers_may_differ_in_learning_rate_and_width(tiny: Recipe) -> None:
+    assert [(tiny.learning_rate_of(peer), tiny.width_of(peer)) for peer in "ab"] == [(0.1, None)] * 2
+    apart = replace(tiny, peer_learning_rates=(0.1, 0.01), peer_widths=(128, 8))
+    assert [(apart.learning_rate_of(peer), apart.width_of(peer)) for peer in "ab"] == [(0.1, 128), (0.01, 8)]
+
+
 def test_the_label_is_the_arm_or_else_the_method(tiny: Recipe) -> None:
     assert tiny.label == "codistillation"
     assert replace(tiny, method="alone").label == "alone"
@@ -52,6 +58,12 @@ def test_the_label_is_the_arm_or_else_the_method(tiny: Recipe) -> None:
         ({"label_smoothing": 1.5}, "label_smoothing must be >= 0 and < 1, got 1.5"),
         ({"learning_rate_drops": (0.5, 0.5)}, "learning_rate_drops must rise strictly between 0 and 1"),
         ({"learning_rate_drops": (0.0,)}, "learning_rate_drops must rise strictly between 0 and 1"),
+        ({"peer_widths": (8,)}, "peer_widths must have one value for each of 2 peers, got (8,)"),
+        ({"peer_widths": (8, 0)}, "peer_widths must be > 0 and finite, got (8, 0)"),
+        (
+            {"peer_learning_rates": (0.1, 0.0)},
+            "peer_learning_rates must be > 0 and finite, got (0.1, 0.0)",
+        ),
         ({"parts": 2}, 'parts must be left out unless regime is "disjoint", got 2'),
         ({"regime": "disjoint", "parts": 0}, "parts must be >= 1, got 0"),
     ],

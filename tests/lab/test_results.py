@@ -1,3 +1,4 @@
+import json
 import math
 from pathlib import Path
 
@@ -49,6 +50,22 @@ def peer_result() -> PeerResult:
 def test_a_result_is_read_as_it_was_written(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     results.save_result(path, peer_result())
+    assert results.load_result(path) == peer_result()
+
+
+def test_a_result_of_before_quarantines_were_recorded_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    results.save_result(path, peer_result())
+    document = json.loads(path.read_text())
+    for field in (
+        "publishes_skipped",
+        "weight_factor",
+        "quarantined",
+        "quarantined_updates",
+        "first_quarantine",
+    ):
+        del document[field]
+    path.write_text(json.dumps(document))
     assert results.load_result(path) == peer_result()
 
 

@@ -82,7 +82,7 @@ def test_a_search_trains_every_point_and_may_be_widened(
     tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arms = (replace(tiny, method="all_reduce", arm="one"), replace(tiny, method="alone", arm="two"))
-    monkeypatch.setattr(demo, "ARMS", arms)
+    monkeypatch.setattr(demo, "SEARCHED", arms)
     monkeypatch.setattr(search, "launch", train_here)
     common = ["--out", str(tmp_path), "--seeds", "7", "8", "--weight-decays", "0.001"]
     search.main([*common, "--learning-rates", "0.1"])

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from codistill.lab import extras
+from codistill.extras import require
 
-Outcome = Literal["ahead", "behind", "no difference at 95%", "too few seeds"]
+Outcome = Literal["ahead", "behind", "no difference at 95%", "too few seeds", "not codistilled"]
 
 CONFIDENCE = 0.95
 
@@ -73,15 +73,18 @@ class Verdict:
     says: str
     """As in the claim."""
     outcome: Outcome
-    """Computed: "ahead" and "behind" only if the interval lies on one side of 0."""
+    """Computed: "ahead" and "behind" only if the interval lies on one side of 0; "not codistilled" in place
+    of any claim if one of the arms hardly had a teacher."""
     difference: float
-    """Mean over seeds of ``arm`` minus ``against``, in the stored unit."""
+    """Mean over seeds of ``arm`` minus ``against``, in the stored unit; NaN if not codistilled."""
     low: float | None
-    """Lower end of the interval; None with too few seeds."""
+    """Lower end of the interval; None with too few seeds, or if not codistilled."""
     high: float | None
-    """Upper end of the interval; None with too few seeds."""
+    """Upper end of the interval; None where ``low`` is."""
     seeds: int
     """Paired seeds it rests on."""
+    not_codistilled: tuple[str, ...] = ()
+    """Which of the two arms were meant to codistil, and did not."""
 
     def sentence(self) -> str:
         """Return the verdict as one line of text.
@@ -91,6 +94,12 @@ class Verdict:
             >>> print(judge(claim, [0.02, 0.03, 0.025]).sentence())
             two: ahead of one on test accuracy, +2.50 points (95% interval +1.26 to +3.74, 3 seeds)
         """
+        if self.outcome == "not codistilled":
+            verb = "was" if len(self.not_codistilled) == 1 else "were"
+            return (
+                f"{self.arm}: no verdict against {self.against} on {self.quantity()}: "
+                f"{' and '.join(self.not_codistilled)} {verb} not codistilled"
+            )
         joined = {"ahead": "of", "behind": ""}.get(self.outcome, "from")
         if self.outcome == "too few seeds":
             joined = "to tell from"
@@ -111,7 +120,9 @@ class Verdict:
         return metric.label if metric.higher_is_better else f"{metric.label} (lower is better)"
 
     def change(self) -> str:
-        """Return the mean difference with its unit."""
+        """Return the mean difference with its unit, or ``"-"`` where there is none."""
+        if math.isnan(self.difference):
+            return "-"
         return f"{self._signed(self.difference)} {METRICS[self.metric].unit}"
 
     def _signed(self, value: float) -> str:
@@ -119,21 +130,25 @@ class Verdict:
         return f"{value * metric.scale:+.{metric.decimals}f}"
 
 
-def judge(claim: Claim, differences: Sequence[float]) -> Verdict:
+def judge(claim: Claim, differences: Sequence[float], *, not_codistilled: Sequence[str] = ()) -> Verdict:
     """Return the verdict on a claim.
 
     Args:
         claim: What is compared.
         differences: ``arm`` minus ``against``, one value a seed; for churn, the pseudo-values of
             `pair_pseudo_values`.
+        not_codistilled: Which of the two arms were meant to codistil, and hardly had a teacher.
 
     Returns:
-        "ahead" or "behind" if the two-sided 95% t interval excludes 0, "no difference at 95%" if it
-        holds 0, and "too few seeds" if there are not two finite differences.
+        "not codistilled" if there is such an arm; else "ahead" or "behind" if the two-sided 95% t interval
+        excludes 0, "no difference at 95%" if it holds 0, and "too few seeds" if there are not two finite
+        differences.
     """
-    low, high = interval(differences)
+    low, high = (None, None) if not_codistilled else interval(differences)
     outcome: Outcome = "no difference at 95%"
-    if low is None or high is None:
+    if not_codistilled:
+        outcome = "not codistilled"
+    elif low is None or high is None:
         outcome = "too few seeds"
     elif low > 0 or high < 0:
         outcome = "ahead" if (low > 0) == METRICS[claim.metric].higher_is_better else "behind"
@@ -143,10 +158,11 @@ def judge(claim: Claim, differences: Sequence[float]) -> Verdict:
         metric=claim.metric,
         says=claim.says,
         outcome=outcome,
-        difference=sum(differences) / len(differences) if differences else math.nan,
+        difference=sum(differences) / len(differences) if differences and not not_codistilled else math.nan,
         low=low,
         high=high,
         seeds=len(differences),
+        not_codistilled=tuple(not_codistilled),
     )
 
 
@@ -166,7 +182,7 @@ def interval(values: Sequence[float]) -> tuple[float | None, float | None]:
         return None, None
     mean = sum(values) / count
     variance = sum((value - mean) ** 2 for value in values) / (count - 1)
-    stats: Any = extras.require("scipy.stats", "lab")
+    stats: Any = require("scipy.stats", "lab")
     reach = float(stats.t.ppf(0.5 + CONFIDENCE / 2, count - 1)) * math.sqrt(variance / count)
     return mean - reach, mean + reach
 
@@ -235,6 +251,12 @@ DEMO_CLAIMS: tuple[Claim, ...] = (
         against="codistillation_2",
         metric="test_accuracy",
         says="the price to beat, at twice the cost of a prediction",
+    ),
+    Claim(
+        arm="codistillation_2_free",
+        against="codistillation_2",
+        metric="test_accuracy",
+        says="running free against lockstep, at the settings of lockstep; no direction expected",
     ),
     Claim(
         arm="codistillation_2",

@@ -2,7 +2,7 @@
 
 import dataclasses
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,7 @@ FIRST_PEER = "a"
 """The model that an arm is judged by; it is the one a user would ship."""
 
 LEAST_TEACHER_SHARE = 0.5
-"""Below it, an arm has hardly been codistilled, and its row says so."""
+"""Of the updates of any one model; below it the arm has not been codistilled, say its row and verdicts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,8 +67,9 @@ def compare(folder: RunFolder, *, declared: Sequence[Claim] = DEMO_CLAIMS) -> Co
             f"{folder.path} must hold at least one arm that has finished, and it holds none. "
             "Finish the run with --resume."
         )
+    not_codistilled = {row.arm for row in rows if row.is_codistilled is False}
     verdicts = tuple(
-        _judge(claim, scored[claim.arm], scored[claim.against])
+        _judge(claim, scored[claim.arm], scored[claim.against], not_codistilled)
         for claim in declared
         if claim.arm in scored and claim.against in scored
     )
@@ -170,7 +171,8 @@ def _row(
 ) -> Row:
     everyone = [peer for peers in seeds.values() for peer in peers]
     first = [peers[0] for peers in seeds.values()]
-    teacher_share = _mean([peer.teacher_share for peer in everyone if peer.teacher_share is not None])
+    shares = [peer.teacher_share for peer in everyone if peer.teacher_share is not None]
+    intervals = arm.updates // arm.interval_steps
     passes = statistics.fmean(
         3 * _samples(peers) + sum(peer.teacher_samples for peer in peers) for peers in seeds.values()
     )
@@ -190,10 +192,18 @@ def _row(
         churn=_mean_over_pairs(list(scored.labels.values())),
         distance=statistics.fmean(peer.distance for peer in first),
         exchanged_bytes=statistics.fmean(_exchanged_bytes(peer) for peer in everyone),
-        teacher_share=teacher_share,
-        is_codistilled=None if teacher_share is None else teacher_share >= LEAST_TEACHER_SHARE,
+        teacher_share=_mean(shares),
+        is_codistilled=min(shares) >= LEAST_TEACHER_SHARE if shares else None,
         seconds=statistics.fmean(max(peer.seconds for peer in peers) for peers in seeds.values()),
         compute=None if plain_samples is None else passes / (3 * plain_samples),
+        is_lockstep=arm.lockstep if shares else None,
+        skipped_share=_mean([peer.publishes_skipped / max(intervals, 1) for peer in everyone])
+        if shares
+        else None,
+        quarantined_share=_mean([peer.quarantined_updates / peer.updates for peer in everyone])
+        if shares
+        else None,
+        weight_factor=min(peer.weight_factor for peer in everyone) if shares else None,
     )
 
 
@@ -218,14 +228,19 @@ def _exchanged_bytes(peer: PeerResult) -> float:
     return (peer.bytes_published + peer.bytes_fetched + peer.bytes_all_reduced) / peer.updates
 
 
-def _judge(claim: Claim, arm: _Scored, against: _Scored) -> Verdict:
+def _judge(claim: Claim, arm: _Scored, against: _Scored, not_codistilled: Set[str]) -> Verdict:
+    missing = [label for label in (claim.arm, claim.against) if label in not_codistilled]
+    return claims.judge(claim, _differences(claim, arm, against), not_codistilled=missing)
+
+
+def _differences(claim: Claim, arm: _Scored, against: _Scored) -> list[float]:
     if claim.metric == "churn":
         seeds = [seed for seed in arm.labels if seed in against.labels]
         ours = churn_matrix([arm.labels[seed] for seed in seeds])
         theirs = churn_matrix([against.labels[seed] for seed in seeds])
-        return claims.judge(claim, claims.pair_pseudo_values(np.subtract(ours, theirs).tolist()))
+        return claims.pair_pseudo_values(np.subtract(ours, theirs).tolist())
     values, others = _values(arm, claim.metric), _values(against, claim.metric)
-    return claims.judge(claim, [values[seed] - others[seed] for seed in values if seed in others])
+    return [values[seed] - others[seed] for seed in values if seed in others]
 
 
 def _values(scored: _Scored, metric: str) -> Mapping[int, float]:

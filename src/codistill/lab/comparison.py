@@ -46,12 +46,23 @@ class Row:
     teacher_share: float | None
     """Share of the updates that had a teacher, mean over peers; None without teachers."""
     is_codistilled: bool | None
-    """Whether ``teacher_share`` is at least a half; None without teachers."""
+    """Whether every model had a teacher in at least half of its updates; None without teachers."""
     seconds: float
     """Time in the training loop, of the slowest peer."""
     compute: float | None
     """Forward and backward passes relative to the first all_reduce arm: (3 samples + samples through
     teachers) / (3 samples of that arm), summed over peers. None if there is no such arm."""
+    # What follows is absent in documents that were written before it was recorded.
+    is_lockstep: bool | None = None
+    """Whether peers waited for one another at every interval; None without teachers."""
+    skipped_share: float | None = None
+    """Share of the intervals at which nothing was published, the store being busy, mean over peers; None
+    without teachers."""
+    quarantined_share: float | None = None
+    """Share of the updates with a teacher in quarantine, mean over peers; None without teachers."""
+    weight_factor: float | None = None
+    """What the weight of the distillation loss was lowered to because it diverged, the lowest of all peers;
+    1 if it never did, None without teachers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

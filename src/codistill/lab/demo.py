@@ -16,7 +16,7 @@ def train_demo(folder: RunFolder, *, device: str = "auto", on_progress: OnProgre
     takes longer than a run. Of each arm the peers' store is kept for the first seed only.
 
     Args:
-        folder: Made by `codistill.lab.folder.create` with `codistill.lab.recipes.demo.arms`.
+        folder: Made by `codistill.lab.folder.create`, with `codistill.lab.recipes.demo.arms` or others.
         device: As for `LaunchOptions`.
         on_progress: Called with the label of an arm, its updates done, and its updates in all.
 

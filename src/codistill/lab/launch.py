@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from codistill.lab import extras, methods, results, tasks
+from codistill.extras import check_installed
+from codistill.lab import methods, results, tasks
 from codistill.lab.checkpoint import CHECKPOINT
 from codistill.lab.data_root import data_root
 from codistill.lab.device import check_device
@@ -50,7 +51,7 @@ def check(recipes: Sequence[Recipe], *, options: LaunchOptions | None = None) ->
     """
     options = options or LaunchOptions()
     for package in REPORT_PACKAGES:
-        extras.check_installed(package, "lab")
+        check_installed(package, "lab")
     check_device(options.device)
     for recipe in recipes:
         methods.method(recipe.method).plan(recipe)

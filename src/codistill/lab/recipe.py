@@ -85,7 +85,11 @@ class Recipe:
     combine: Literal["losses", "probabilities", "logits"] = "losses"
     """What is averaged over several teachers."""
     lockstep: bool = True
-    """Whether peers wait for one another's snapshots at every interval."""
+    """Whether peers wait for one another's snapshots at every interval; if not, at the start only."""
+    peer_learning_rates: tuple[float, ...] = ()
+    """Learning rate of each peer in order of names; all have ``learning_rate`` if empty."""
+    peer_widths: tuple[int, ...] = ()
+    """Width of each peer's model in order of names, see `Task.model`; all have the task's if empty."""
     evaluate_every: int = 50
     """Updates between two evaluations on the validation set."""
     checkpoint_every: int | None = None
@@ -119,12 +123,27 @@ class Recipe:
         drops = self.learning_rate_drops
         rising = all(0 < drop < 1 for drop in drops) and list(drops) == sorted(set(drops))
         self._check("learning_rate_drops", rising, "rise strictly between 0 and 1")
+        for field in ("peer_learning_rates", "peer_widths"):
+            values = getattr(self, field)
+            self._check(
+                field, len(values) in (0, self.peers), f"have one value for each of {self.peers} peers"
+            )
+            self._check(field, all(0 < value < math.inf for value in values), "be > 0 and finite")
         self._check_parts()
 
     @property
     def label(self) -> str:
         """Name of the results: ``arm``, or the method's name if that is empty."""
         return self.arm or self.method
+
+    def learning_rate_of(self, peer: str) -> float:
+        """Return the learning rate of a peer at the start."""
+        rates = self.peer_learning_rates
+        return rates[peer_names(self.peers).index(peer)] if rates else self.learning_rate
+
+    def width_of(self, peer: str) -> int | None:
+        """Return the width of a peer's model; None for the task's own."""
+        return self.peer_widths[peer_names(self.peers).index(peer)] if self.peer_widths else None
 
     def _check_parts(self) -> None:
         if self.parts is None:

@@ -41,6 +41,8 @@ class Evaluation:
     """Weight decay of the update just made."""
     teacher_share: float | None
     """Share of the updates so far that had a teacher; None for methods without teachers."""
+    quarantined: tuple[str, ...] = ()
+    """Teachers that are in quarantine after this update."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +85,17 @@ class PeerResult:
     """Share of the updates that had a teacher; None for methods without teachers."""
     teacher_samples: int
     """Samples that went through teachers, once for each teacher."""
+    # What follows is absent in results that were written before it was recorded.
+    publishes_skipped: int = 0
+    """Intervals at which nothing was published because the store was busy."""
+    weight_factor: float = 1.0
+    """What the weight of the distillation loss was lowered to because it diverged; 1 if it did not."""
+    quarantined: tuple[str, ...] = ()
+    """Teachers that were in quarantine at the end."""
+    quarantined_updates: int = 0
+    """Updates after which a teacher was in quarantine."""
+    first_quarantine: int | None = None
+    """The first of these updates; None if there was none."""
 
 
 def load_result(path: Path) -> PeerResult:

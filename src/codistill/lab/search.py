@@ -158,7 +158,7 @@ def to_document(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Search for every arm of the demo and write ``demo_grid.json``."""
+    """Search for every arm of the demo that is to be tuned and write ``demo_grid.json``."""
     parser = argparse.ArgumentParser(prog="python -m codistill.lab.search", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for runs and demo_grid.json")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
@@ -166,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--weight-decays", type=float, nargs="+", default=list(WEIGHT_DECAYS))
     options = parser.parse_args(arguments)
     searched = []
-    for arm in demo.ARMS:
+    for arm in demo.SEARCHED:
         points = search(
             arm,
             out=options.out / arm.label,
@@ -177,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         searched.append(points)
         _print_choice(arm, points)
-    documents.write_json(options.out / demo.GRID, to_document(demo.ARMS, searched, options.seeds))
+    documents.write_json(options.out / demo.GRID, to_document(demo.SEARCHED, searched, options.seeds))
 
 
 def _over_points(on_progress: OnProgress, label: str, points: int) -> OnProgress:

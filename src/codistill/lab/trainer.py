@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from codistill import metrics, schedules
@@ -51,16 +51,18 @@ class Trainer:
         self._train = Split(inputs=task.train.inputs.to(device), targets=task.train.targets.to(device))
         seed = recipe.seed * MOST_PEERS + self._plan.peers.index(place.peer)
         torch.manual_seed(seed)
-        self._model = task.model().to(device)
+        self._model = self._build(recipe.width_of(place.peer))
         self._initial = {name: p.detach().clone() for name, p in self._model.named_parameters()}
-        self._wrapped = self._method.wrap(self._model)
+        self._wrapped = self._method.wrap(self._model, self._build)
         self._optimizer = torch.optim.SGD(
             self._model.parameters(),
-            lr=recipe.learning_rate,
+            lr=recipe.learning_rate_of(place.peer),
             momentum=recipe.momentum,
             weight_decay=recipe.weight_decay,
         )
-        self._learning_rate = _at_drops(recipe, recipe.learning_rate, recipe.learning_rate_factor)
+        self._learning_rate = _at_drops(
+            recipe, recipe.learning_rate_of(place.peer), recipe.learning_rate_factor
+        )
         self._weight_decay = _at_drops(recipe, recipe.weight_decay, recipe.weight_decay_factor)
         self._sampler = PartitionedSampler(
             len(task.train.targets),
@@ -103,6 +105,9 @@ class Trainer:
         # The last update was followed by an evaluation.
         return None if self._validation is None else self._finish(self._validation, read_test=read_test)
 
+    def _build(self, width: int | None) -> nn.Module:
+        return self._task.model(width).to(self._device)
+
     def _batches(self) -> Iterator[Tensor]:
         samples = itertools.chain.from_iterable(itertools.repeat(self._sampler))
         while True:
@@ -135,7 +140,7 @@ class Trainer:
         train_loss = self._method.mean_over_ranks(self._losses.mean_task_loss())
         if self._place.rank == 0:
             scores = self._validation = self._scores(self._task.validation)
-            step = self._step - 1
+            step, costs = self._step - 1, self._method.costs()
             row = Evaluation(
                 step=self._step,
                 samples=self._samples_after(self._step),
@@ -146,7 +151,8 @@ class Trainer:
                 distance=self._distance(),
                 learning_rate=self._learning_rate(step),
                 weight_decay=self._weight_decay(step),
-                teacher_share=self._method.costs().teacher_share,
+                teacher_share=costs.teacher_share,
+                quarantined=costs.quarantined,
             )
             results.append_evaluation(self._folder / results.METRICS, row)
         self._losses = RunningLosses(self._device)

@@ -15,7 +15,7 @@ from codistill.lab.comparison import Comparison, read_comparison
 from codistill.lab.folder import RunFolder
 from codistill.lab.recipes import demo
 from codistill.lab.report import comparison_markdown, curves, print_comparison, write_report
-from codistill.lab.report.columns import COLUMNS
+from codistill.lab.report.columns import COLUMNS, footnotes
 from codistill.lab.report.tuning import describe_tuning
 from codistill.lab.results import Evaluation
 
@@ -77,6 +77,8 @@ def test_report_shows_every_arm_verdict_and_meaning(results_folder, comparison):
     for verdict in comparison.verdicts:
         assert verdict.says in words
         assert verdict.interval() in words
+    for note in footnotes(comparison):
+        assert note in words
     for column in COLUMNS:
         assert (
             column.meaning.replace("+-", "\N{PLUS-MINUS SIGN}").replace(" x ", " \N{MULTIPLICATION SIGN} ")
@@ -87,6 +89,35 @@ def test_report_shows_every_arm_verdict_and_meaning(results_folder, comparison):
     assert "codistill demo --out 'runs/a <b> & c'" in words
     assert "torch" in words
     assert "Chosen at the edge of the grid: alone_2." in words
+    assert "codistillation_2_free has the settings of codistillation_2; it was not tuned itself." in words
+
+
+def test_nothing_is_claimed_of_an_arm_that_was_not_codistilled_wherever_it_is_shown(
+    results_folder, comparison, capsys
+):
+    sentence = "codistillation_4: no verdict against all_reduce on test accuracy: codistillation_4 was not"
+    page = Page(write_report(results_folder).read_text(encoding="utf-8"))
+    verdicts = " ".join(" ".join(page.words).split()).partition("Verdicts")[2]
+    cells = verdicts[verdicts.index("codistillation_4 against all_reduce") :].split(" test accuracy ")
+    assert cells[0].endswith(" not codistilled")
+    assert cells[1].startswith("- - 5 ")
+    print_comparison(comparison)
+    assert sentence in " ".join(capsys.readouterr().out.split())
+    assert sentence in comparison_markdown(comparison)
+
+
+def test_notes_say_what_befell_free_running_peers(comparison):
+    notes = "\n".join(footnotes(comparison))
+    assert "Running free (codistillation_2_free): " in notes
+    assert "codistillation_2_free: 20.0% of a peer's publishes were skipped, as the store was busy." in notes
+    assert "quarantine" not in notes
+    assert "diverged" not in notes
+    (row,) = (row for row in comparison.rows if row.arm == "codistillation_2_free")
+    worse = replace(row, quarantined_share=0.125, weight_factor=0.5, skipped_share=0.0)
+    notes = "\n".join(footnotes(Comparison(rows=(worse,), verdicts=())))
+    assert "codistillation_2_free: 12.5% of the updates had a teacher in quarantine; a distillation" in notes
+    assert "diverged, and its weight was multiplied by 0.5." in notes
+    assert "skipped" not in notes
 
 
 def test_report_escapes_what_comes_from_the_command_line(results_folder):

@@ -46,6 +46,8 @@ def test_the_model_has_the_widths_it_is_said_to_have(task: Digits) -> None:
     model = task.model()
     assert [tuple(p.shape) for p in model.parameters() if p.ndim == 2] == [(128, 64), (128, 128), (10, 128)]
     assert model(task.train.inputs[:3]).shape == (3, 10)
+    narrow = task.model(8)
+    assert [tuple(p.shape) for p in narrow.parameters() if p.ndim == 2] == [(8, 64), (8, 8), (10, 8)]
 
 
 def test_inputs_are_not_augmented(task: Digits) -> None:

@@ -25,3 +25,10 @@ def test_every_parameter_gets_a_gradient() -> None:
     model = ResNet8(10)
     model(torch.rand(4, 3, 32, 32)).square().sum().backward()
     assert all(p.grad is not None and bool(p.grad.any()) for p in model.parameters())
+
+
+def test_another_width_changes_all_channels() -> None:
+    assert sum(p.numel() for p in ResNet8(10, width=16).parameters()) == 78042
+    narrow = ResNet8(10, width=4)
+    assert narrow.head.in_features == 16
+    assert narrow(torch.rand(2, 3, 32, 32)).shape == (2, 10)

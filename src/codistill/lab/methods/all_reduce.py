@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from typing_extensions import override
 
-from codistill.lab.methods.base import Costs, Method, Place
+from codistill.lab.methods.base import Build, Costs, Method, Place
 from codistill.lab.recipe import Recipe
 
 
@@ -29,7 +29,7 @@ class AllReduce(Method):
         return 1, recipe.ranks
 
     @override
-    def wrap(self, model: nn.Module) -> nn.Module:
+    def wrap(self, model: nn.Module, build: Build | None = None) -> nn.Module:
         ranks = self._plan.ranks
         if ranks == 1:
             return model

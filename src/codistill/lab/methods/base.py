@@ -1,7 +1,7 @@
 """What a method adds to a plain training loop."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from codistill.errors import RecipeError
 from codistill.lab import recipe as recipes
 from codistill.lab.recipe import Recipe
+
+Build = Callable[[int | None], nn.Module]
+"""Returns a new model of some width, None for the task's own, on the device of this process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +44,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Costs:
-    """What a method has cost since the start of the run, earlier lives included."""
+    """What a method has cost and met since the start of the run, earlier lives included."""
 
     stall_s: float = 0.0
     """Seconds spent in the exchange with other peers."""
@@ -55,6 +58,16 @@ class Costs:
     """Share of the updates that had a teacher; None for methods without teachers."""
     teacher_samples: int = 0
     """Samples that went through teachers, once for each teacher."""
+    publishes_skipped: int = 0
+    """Intervals at which nothing was published because the store was busy."""
+    weight_factor: float = 1.0
+    """What the weight of the distillation loss has been lowered to because it diverged; 1 if it has not."""
+    quarantined: tuple[str, ...] = ()
+    """Teachers that are in quarantine now."""
+    quarantined_updates: int = 0
+    """Updates after which a teacher was in quarantine."""
+    first_quarantine: int | None = None
+    """The first of these updates; None if there was none."""
 
 
 class Method(ABC):
@@ -103,8 +116,13 @@ class Method(ABC):
     def _jobs(cls, recipe: Recipe) -> tuple[int, int]:
         """Return how many models the recipe trains, and how many ranks each model has."""
 
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """Return the module to call in the training loop; the model itself unless a method wraps it."""
+    def wrap(self, model: nn.Module, build: Build | None = None) -> nn.Module:  # noqa: ARG002 - for subclasses
+        """Return the module to call in the training loop; the model itself unless a method wraps it.
+
+        Args:
+            model: The model of this peer.
+            build: Makes the model of another peer; None if all are like ``model``.
+        """
         return model
 
     def loss(self, logits: Tensor, inputs: Tensor) -> Tensor | None:  # noqa: ARG002 - for subclasses

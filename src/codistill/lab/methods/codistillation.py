@@ -9,9 +9,9 @@ from typing_extensions import override
 
 from codistill.codistiller import Codistiller
 from codistill.errors import RecipeError
-from codistill.exchange.checkpoint import CheckpointExchange
+from codistill.exchange.checkpoint import CheckpointExchange, Membership, SnapshotOptions
 from codistill.exchange.teachers import TeacherOptions
-from codistill.lab.methods.base import Costs, Method, Place
+from codistill.lab.methods.base import Build, Costs, Method, Place
 from codistill.lab.recipe import Recipe
 from codistill.losses import Divergence, validate_combine
 from codistill.step_report import StepReport
@@ -25,6 +25,8 @@ class Codistillation(Method):
         self._codistiller: Codistiller | None = None
         self._report: StepReport | None = None
         self._earlier = Costs()
+        self._quarantined_updates = 0
+        self._first_quarantine: int | None = None
 
     @classmethod
     @override
@@ -41,8 +43,8 @@ class Codistillation(Method):
         return recipe.peers, 1
 
     @override
-    def wrap(self, model: nn.Module) -> nn.Module:
-        recipe = self._recipe
+    def wrap(self, model: nn.Module, build: Build | None = None) -> nn.Module:
+        recipe, others = self._recipe, len(self._plan.peers) - 1
         exchange = CheckpointExchange(
             self._place.exchange,
             peer=self._place.peer,
@@ -50,7 +52,13 @@ class Codistillation(Method):
             interval_steps=recipe.interval_steps,
             topology=recipe.topology,
             lockstep=recipe.lockstep,
-            teachers=TeacherOptions(max_teachers=len(self._plan.peers) - 1),
+            snapshots=SnapshotOptions(metadata={"width": recipe.width_of(self._place.peer)}),
+            teachers=TeacherOptions(
+                build=None if build is None else lambda info: build(info.metadata.get("width")),
+                max_teachers=others,
+            ),
+            # Runs may last seconds: the first peer to start would be done before the last is there.
+            membership=None if recipe.lockstep else Membership(start_with_peers=others),
         )
         self._codistiller = Codistiller(
             model,
@@ -69,6 +77,9 @@ class Codistillation(Method):
     @override
     def step(self, *, task_loss: Tensor, samples: int) -> Tensor | None:
         self._report = self._wrapped().step(task_loss=task_loss, samples=samples)
+        if self._report.quarantined:
+            self._quarantined_updates += 1
+            self._first_quarantine = self._first_quarantine or self._report.step
         return self._report.distillation_loss
 
     @override
@@ -82,6 +93,11 @@ class Codistillation(Method):
             bytes_fetched=earlier.bytes_fetched + report.bytes_fetched,
             teacher_share=report.teacher_share,
             teacher_samples=report.teacher_samples,
+            publishes_skipped=earlier.publishes_skipped + report.publishes_skipped,
+            weight_factor=report.weight_factor,
+            quarantined=report.quarantined,
+            quarantined_updates=self._quarantined_updates,
+            first_quarantine=self._first_quarantine,
         )
 
     @override
@@ -91,7 +107,9 @@ class Codistillation(Method):
     @override
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._wrapped().load_state_dict(state["codistiller"])
-        self._earlier = Costs(**state["costs"])
+        self._earlier = earlier = Costs(**state["costs"])
+        self._quarantined_updates = earlier.quarantined_updates
+        self._first_quarantine = earlier.first_quarantine
 
     @override
     def close(self) -> None:

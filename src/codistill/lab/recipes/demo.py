@@ -1,11 +1,13 @@
 """The arms of the demo: digits with noisy labels, trained with and without codistillation.
 
 Every arm trains for the same number of updates; its learning rate and weight decay are those that the
-search of `codistill.lab.search` chose on the validation set, read from ``demo_grid.json`` beside this file.
+search of `codistill.lab.search` chose on the validation set, read from ``demo_grid.json`` beside this file,
+for itself or, as `SETTINGS_OF` says, for another arm.
 """
 
 import importlib.resources
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -47,6 +49,14 @@ ARMS: tuple[Recipe, ...] = (
     ),
     replace(
         _PLAIN,
+        arm="codistillation_2_free",
+        method="codistillation",
+        peers=2,
+        lockstep=False,
+        summary="two peers that wait for nobody; settings of codistillation_2, not tuned itself",
+    ),
+    replace(
+        _PLAIN,
         arm="codistillation_4",
         method="codistillation",
         peers=4,
@@ -79,18 +89,35 @@ ARMS: tuple[Recipe, ...] = (
 )
 """The arms in the order of the table, learning rate and weight decay not yet chosen."""
 
+SETTINGS_OF: Mapping[str, str] = {"codistillation_2_free": "codistillation_2"}
+"""Arm that is not tuned itself -> the arm whose settings it has."""
+
+SEARCHED: tuple[Recipe, ...] = tuple(arm for arm in ARMS if arm.label not in SETTINGS_OF)
+"""The arms that are tuned."""
+
 
 def arms() -> tuple[Recipe, ...]:
     """Return the arms with the learning rate and weight decay that the search chose."""
-    chosen = {entry["arm"]: entry["chosen"] for entry in grid()["arms"]}
-    return tuple(
-        replace(
-            arm,
-            learning_rate=chosen[arm.label]["learning_rate"],
-            weight_decay=chosen[arm.label]["weight_decay"],
-        )
-        for arm in ARMS
-    )
+    searched = grid()
+    tuned = []
+    for arm in ARMS:
+        settings = chosen(arm.label, searched)
+        assert settings is not None, f"{GRID} must hold arm {arm.label!r}"
+        tuned.append(replace(arm, **settings))
+    return tuple(tuned)
+
+
+def chosen(arm: str, searched: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the learning rate and weight decay of an arm, None if none were chosen for it.
+
+    Args:
+        arm: Label of the arm.
+        searched: The record of the search.
+    """
+    for entry in searched["arms"]:
+        if entry["arm"] == SETTINGS_OF.get(arm, arm):
+            return {field: entry["chosen"][field] for field in ("learning_rate", "weight_decay")}
+    return None
 
 
 def grid() -> dict[str, Any]:

@@ -83,7 +83,8 @@ COLUMNS: tuple[Column, ...] = (
     ),
     Column(
         label="taught %",
-        meaning="Share of the updates that had a teacher. An arm below 50 is marked as not codistilled.",
+        meaning="Share of the updates that had a teacher, mean over all models of the arm. If it is below 50 "
+        "for any model in any run, the arm is marked as not codistilled, and nothing is claimed of it.",
         cell=lambda row: _number(row.teacher_share, 0, 100),
     ),
     Column(
@@ -103,11 +104,33 @@ COLUMNS: tuple[Column, ...] = (
 """The columns after that of the arm."""
 
 
+def _what_befell(row: Row) -> list[str]:
+    found = []
+    if row.skipped_share:
+        found.append(
+            f"{100 * row.skipped_share:.1f}% of a peer's publishes were skipped, as the store was busy"
+        )
+    if row.quarantined_share:
+        found.append(f"{100 * row.quarantined_share:.1f}% of the updates had a teacher in quarantine")
+    if row.weight_factor is not None and row.weight_factor < 1.0:
+        found.append(f"a distillation loss diverged, and its weight was multiplied by {row.weight_factor:g}")
+    return [f"{row.arm}: {'; '.join(found)}."] if found else []
+
+
 def footnotes(comparison: Comparison) -> list[str]:
     """Return what a reader of the table and the verdicts has to know, a sentence or two each."""
     notes = ["All numbers are means over seeds, of the first model of an arm where nothing else is said."]
     if any(row.is_codistilled is False for row in comparison.rows):
-        notes.append("Not codistilled: fewer than half of the updates had a teacher.")
+        notes.append(
+            "Not codistilled: in at least one run a model had a teacher in fewer than half of its updates."
+        )
+    free = [row.arm for row in comparison.rows if row.is_lockstep is False]
+    if free:
+        notes.append(
+            f"Running free ({', '.join(free)}): after the start, peers take the newest snapshots there are "
+            "and wait for nobody, so two runs with one seed are not the same to the bit."
+        )
+    notes += [note for row in comparison.rows for note in _what_befell(row)]
     if comparison.verdicts:
         notes.append(
             "Verdicts: paired differences over seeds, two-sided 95% t interval, not corrected for the "

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from codistill.lab import extras
+from codistill.extras import require
 from codistill.lab.results import Evaluation
 
 # Okabe and Ito's palette, which most colour-blind readers can tell apart, without its yellow, which is too
@@ -61,8 +61,8 @@ def draw(curves: Sequence[Curve], *, quantity: str, percent: bool = False) -> st
     Raises:
         ExtraMissingError: If matplotlib is not installed.
     """
-    matplotlib: Any = extras.require("matplotlib", "lab")
-    figures: Any = extras.require("matplotlib.figure", "lab")
+    matplotlib: Any = require("matplotlib", "lab")
+    figures: Any = require("matplotlib.figure", "lab")
     figure = figures.Figure(figsize=(7.2, 4.0), layout="constrained")
     axes = figure.subplots()
     scale = 100.0 if percent else 1.0

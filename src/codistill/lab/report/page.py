@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from codistill.lab import extras, methods, results
+from codistill.extras import require
+from codistill.lab import methods, results
 from codistill.lab.compare import FIRST_PEER, compare
 from codistill.lab.comparison import COMPARISON, Comparison, write_comparison
 from codistill.lab.folder import RunFolder
@@ -43,7 +44,7 @@ def write_report(folder: str | Path) -> Path:
 
 
 def _render(run: RunFolder, comparison: Comparison) -> str:
-    jinja2: Any = extras.require("jinja2", "lab")
+    jinja2: Any = require("jinja2", "lab")
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("codistill.lab.report", "."),
         autoescape=True,
@@ -134,6 +135,7 @@ def _settings(arm: Recipe) -> dict[str, Any]:
         "weight decay": f"{arm.weight_decay:g}",
         "smoothing": f"{arm.label_smoothing:g}",
         "interval": str(arm.interval_steps) if arm.method == "codistillation" else "-",
+        "lockstep": ("yes" if arm.lockstep else "no") if arm.method == "codistillation" else "-",
     }
     return {"arm": arm.label, "summary": arm.summary, "values": values}
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from codistill.lab import extras
+from codistill.extras import require
 from codistill.lab.comparison import Comparison
 from codistill.lab.report.columns import COLUMNS, footnotes, label
 
@@ -21,10 +21,10 @@ def print_comparison(comparison: Comparison, *, console: Any = None) -> None:
     Raises:
         ExtraMissingError: If rich is not installed.
     """
-    rich: Any = extras.require("rich.console", "cli")
-    box: Any = extras.require("rich.box", "cli")
-    table_of: Any = extras.require("rich.table", "cli").Table
-    text_of: Any = extras.require("rich.text", "cli").Text
+    rich: Any = require("rich.console", "cli")
+    box: Any = require("rich.box", "cli")
+    table_of: Any = require("rich.table", "cli").Table
+    text_of: Any = require("rich.text", "cli").Text
     if console is None:
         console = rich.Console(highlight=False)
         console.width = min(console.width, WIDTH) if console.is_terminal else WIDTH

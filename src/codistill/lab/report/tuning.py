@@ -17,18 +17,23 @@ def describe_tuning(arms: Sequence[Recipe], grid: dict[str, Any] | None = None) 
     if any(arm.name != demo.ARMS[0].name for arm in arms):
         return None
     grid = demo.grid() if grid is None else grid
-    entries = {entry["arm"]: entry for entry in grid["arms"]}
     for arm in arms:
-        chosen = entries.get(arm.label, {}).get("chosen", {})
-        if (arm.learning_rate, arm.weight_decay) != (chosen.get("learning_rate"), chosen.get("weight_decay")):
+        settings = {"learning_rate": arm.learning_rate, "weight_decay": arm.weight_decay}
+        if demo.chosen(arm.label, grid) != settings:
             return None
-    points = entries[arms[0].label]["points"]
-    at_edge = [label for label, entry in entries.items() if entry["at_edge"]]
+    points = grid["arms"][0]["points"]
+    untuned = [
+        f"{arm.label} has the settings of {demo.SETTINGS_OF[arm.label]}; it was not tuned itself. "
+        for arm in arms
+        if arm.label in demo.SETTINGS_OF
+    ]
+    at_edge = [entry["arm"] for entry in grid["arms"] if entry["at_edge"]]
     return (
-        "Learning rate and weight decay of every arm were chosen by one grid on the validation set: learning "
-        f"rates {_values(points, 'learning_rate')}, weight decays {_values(points, 'weight_decay')}, "
+        "Learning rate and weight decay were chosen by one grid on the validation set, the same for every "
+        f"arm: learning rates {_values(points, 'learning_rate')}, "
+        f"weight decays {_values(points, 'weight_decay')}, "
         f"{len(grid['seeds'])} seeds other than those above. Rule: {grid['rule']}. "
-        f"Chosen at the edge of the grid: {', '.join(at_edge) or 'none'}. "
+        f"{''.join(untuned)}Chosen at the edge of the grid: {', '.join(at_edge) or 'none'}. "
         f"The grid's whole result is in codistill/lab/recipes/{demo.GRID}."
     )
 

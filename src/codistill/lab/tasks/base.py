@@ -54,8 +54,12 @@ class Task(ABC):
         """Load the test data: for the very end, once."""
 
     @abstractmethod
-    def model(self) -> nn.Module:
-        """Return a new model; its initial weights come from torch's global generator."""
+    def model(self, width: int | None = None) -> nn.Module:
+        """Return a new model; its initial weights come from torch's global generator.
+
+        Args:
+            width: Units or channels of its layers; None for the task's own.
+        """
 
     def training_inputs(self, inputs: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002 - for subclasses
         """Return a batch of `Split` inputs, augmented and ready for the model.

@@ -15,7 +15,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from codistill.lab.extras import check_installed
+from codistill.extras import check_installed
 from codistill.lab.tasks.base import Split, Task
 from codistill.lab.tasks.jpegs import load_images
 from codistill.lab.tasks.resnet import ResNet8
@@ -52,8 +52,8 @@ class Cifar10(Task):
         return self._load("test")
 
     @override
-    def model(self) -> nn.Module:
-        return ResNet8(self.classes)
+    def model(self, width: int | None = None) -> nn.Module:
+        return ResNet8(self.classes) if width is None else ResNet8(self.classes, width=width)
 
     @override
     def training_inputs(self, inputs: Tensor, generator: Generator) -> Tensor:

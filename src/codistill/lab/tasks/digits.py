@@ -13,12 +13,14 @@ import torch
 from torch import nn
 from typing_extensions import override
 
-from codistill.lab.extras import check_installed, require
+from codistill.extras import check_installed, require
 from codistill.lab.tasks.base import Split, Task
 from codistill.lab.tasks.mlp import mlp
 
 SEED = 20
 """Of the split and of the replaced labels."""
+WIDTH = 128
+"""Units of each hidden layer."""
 
 
 class Digits(Task):
@@ -48,8 +50,9 @@ class Digits(Task):
         return self._split(self._test, self._labels[self._test])
 
     @override
-    def model(self) -> nn.Module:
-        return mlp(64, 128, 128, self.classes)
+    def model(self, width: int | None = None) -> nn.Module:
+        width = WIDTH if width is None else width
+        return mlp(64, width, width, self.classes)
 
     def _split(self, rows: "np.ndarray", labels: "np.ndarray") -> Split:
         return Split(inputs=torch.from_numpy(self._pixels[rows]), targets=torch.from_numpy(labels))

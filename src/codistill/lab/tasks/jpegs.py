@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codistill.errors import DataMissingError
-from codistill.lab.extras import require
+from codistill.extras import require
 
 Pixels = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]

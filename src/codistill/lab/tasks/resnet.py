@@ -9,16 +9,19 @@ class ResNet8(nn.Module):
     """A convolution, three stages of one basic block (16, 32, 64 channels), average pooling, a linear layer.
 
     78,042 parameters for ten classes. The shortcut is a 1 x 1 convolution where the shape changes (option B).
+    Another ``width`` than 16 changes the channels in proportion.
     """
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: int, *, width: int = 16) -> None:
         super().__init__()
-        self.stem = _convolution(3, 16)
-        self.stem_norm = nn.BatchNorm2d(16)
+        self.stem = _convolution(3, width)
+        self.stem_norm = nn.BatchNorm2d(width)
         self.stages = nn.Sequential(
-            _Block(16, 16, stride=1), _Block(16, 32, stride=2), _Block(32, 64, stride=2)
+            _Block(width, width, stride=1),
+            _Block(width, 2 * width, stride=2),
+            _Block(2 * width, 4 * width, stride=2),
         )
-        self.head = nn.Linear(64, classes)
+        self.head = nn.Linear(4 * width, classes)
 
     @override
     def forward(self, images: Tensor) -> Tensor:
