@@ -123,7 +123,7 @@ class Exchange(ABC):
         Args:
             model: The student, perhaps wrapped.
             outputs_to_logits: Turns what a model returns into logits; None if it returns them.
-            ranks: The ranks of this peer; None for this process alone.
+            ranks: The ranks of this peer; None for the whole world of torch.distributed.
 
         Raises:
             ValueError: If the exchange belongs to another student already.

@@ -105,17 +105,23 @@ def publish(store, peer, step, *, incarnation=0):
     Publisher(store, life).publish(encoded, Progress(step=step, samples=10**6), finished=False)
 
 
+def say_and_wait(message):
+    sys.stdout.write(f"{message}\n")
+    sys.stdout.flush()
+    sys.stdin.readline()
+
+
 # A world of two ranks, which are one peer
 
 
 def beside_a_peer_of_one_rank(folder, rank):
-    """Learn from a process that trains at the same time; the test says when that has ended."""
+    """Learn from a process that trains at the same time; the test says when each may go on."""
     student = Student(DirectoryStore(folder), "a", rank=rank, membership=Membership(start_with_peers=1))
     history = []
     for _ in range(4):
         student.train()
         history.append(student.look())
-    sys.stdin.readline()
+    say_and_wait("has its first teacher")
     while student.step < 60:
         student.train()
         history.append(student.look())
@@ -264,7 +270,7 @@ def two_peers_in_one_world(folder, rank):
         membership=Membership(start_with_peers=1),
     )
     published, history, parameters = {}, [], []
-    for _ in range(30):
+    for _ in range(50):
         student.train()
         parameters.append(digest_of_parameters(student.model))
         if student.step % 5 == 0:
@@ -313,6 +319,8 @@ def beside_a_peer_of_two_ranks(folder, rank):
     student = Student(
         DirectoryStore(folder), "b", rank=7, model=make_model(2), membership=Membership(start_with_peers=1)
     )
+    student.train(samples=2 * BATCH)
+    say_and_wait("has its first teacher")
     while student.step < LAST_STEP_OF_B:
         student.train(samples=2 * BATCH)
     found = student.look()

@@ -26,7 +26,13 @@ class World:
                 arguments = [name, str(rank), str(ranks), str(folder)]
                 command = [sys.executable, str(PROGRAM), *arguments]
                 self.processes.append(
-                    subprocess.Popen(command, stdin=subprocess.PIPE, stderr=log, env=environment)
+                    subprocess.Popen(
+                        command,
+                        stdin=subprocess.PIPE,
+                        stdout=subprocess.PIPE,
+                        stderr=log,
+                        env=environment,
+                    )
                 )
 
     def log(self, rank):
@@ -41,6 +47,11 @@ class World:
             json.loads((self.folder / f"{self.name}-{rank}.json").read_text()) for rank in range(len(logs))
         ]
 
+    def hear(self):
+        """Wait until each has said something, or has ended."""
+        for process in self.processes:
+            process.stdout.readline()
+
     def go_on(self):
         for process in self.processes:
             process.stdin.write(b"go on\n")
@@ -51,6 +62,7 @@ class World:
             process.kill()
             process.wait()
             process.stdin.close()
+            process.stdout.close()
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +71,9 @@ def two_and_one(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
     two, one = World("two", 2, folder), World("one", 1, folder)
     try:
+        two.hear()
+        one.hear()
+        one.go_on()
         (alone,) = one.results()
         two.go_on()
         return two.results(), alone["beside_a_peer_of_two_ranks"]
@@ -187,7 +202,7 @@ def test_peers_of_one_world_are_told_apart_by_their_groups(four):
         assert results[first]["history"] == results[second]["history"]
         assert results[first]["parameters"] == results[second]["parameters"]
         assert results[first]["calls"] > results[second]["calls"] == 0
-        assert results[first]["samples"] == 30 * 2 * 8
+        assert results[first]["samples"] == 50 * 2 * 8
         held = {
             step: weights
             for teachers in results[first]["history"]

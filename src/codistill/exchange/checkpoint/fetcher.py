@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from codistill.errors import KeyMissingError, SnapshotError, SnapshotIntegrityError
+from codistill.errors import KeyMissingError, SnapshotError, SnapshotIntegrityError, StoreError
 from codistill.exchange.checkpoint.sighting import Arrival, make_room
 from codistill.snapshots.codec import decode, verify_chunk
 from codistill.snapshots.info import SnapshotInfo
@@ -51,7 +51,12 @@ class Fetcher:
         self._max_bytes = max_bytes
         self._signing_key = signing_key
         self._is_pinned = is_pinned
+        self._has_given_up = False
         self.bytes_read = 0
+
+    def give_up(self) -> None:
+        """Let a download that another thread is at end at its next chunk, and all that follow."""
+        self._has_given_up = True
 
     def pointer(self, peer: str) -> Pointer | None:
         """Return the pointer to a peer's newest snapshot, None if it has not published."""
@@ -144,6 +149,8 @@ class Fetcher:
     def _read_shard(self, manifest: Manifest, shard: Shard, content: memoryview) -> None:
         key = shard_key(manifest.peer, *manifest.order, shard.name)
         for chunk in range(len(shard.chunk_sha256)):
+            if self._has_given_up:
+                raise StoreError(f"Reading {key!r} has been given up.", peer=manifest.peer, key=key)
             start = chunk * CHUNK_BYTES
             part = content[start : start + CHUNK_BYTES]
             count = self._store.read_into(key, part, start=start)

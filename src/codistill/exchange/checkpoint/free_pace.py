@@ -76,6 +76,8 @@ class FreePace(Pace):
                 self._error = self._error or error
         if self._agreement.is_due(progress.step):
             self._agree(progress.step)
+        else:
+            self._go_on_with_delivery()
 
     @override
     def close(self, progress: Progress, *, publish: bool, timeout_s: float) -> None:
@@ -94,6 +96,8 @@ class FreePace(Pace):
                     side, progress, publish=publish, timeout_s=remaining_s()
                 )
         finally:
+            if side is not None:
+                side.fetcher.give_up()
             self._delivery.settle(min(remaining_s(), _SETTLE_S))
             # Also if the time is over: a thread that is only waiting ends at once.
             stuck = self._background.stop(max(remaining_s(), 1.0))
@@ -105,6 +109,14 @@ class FreePace(Pace):
                 f"doing there has been given up ({', '.join(stuck) or 'publish'}). Its last snapshot that is "
                 "complete goes on serving.",
             )
+        self._raise_what_is_left()
+
+    def _raise_what_is_left(self) -> None:
+        """Raise what went wrong since the ranks have met last: nothing is ever swallowed."""
+        outcome = self._looking.take()
+        error = self._error or (None if outcome is None else outcome.error)
+        if error is not None:
+            raise error
 
     def _finish(self, side: StoreSide, progress: Progress, *, publish: bool, timeout_s: float) -> bool:
         """Leave a last snapshot and a last word; return whether the store has taken them in time."""
@@ -252,11 +264,7 @@ class FreePace(Pace):
         return Changes(wanted=sighting.wanted, quarantined=quarantined, arrivals=sighting.arrivals)
 
     def _agree(self, step: int) -> None:
-        is_waiting = False
-        try:
-            is_waiting = self._delivery.is_under_way and not self._delivery.is_done()
-        except Exception as caught:  # noqa: BLE001 - raised by the meeting, on all ranks
-            self._error = self._error or caught
+        is_waiting = not self._go_on_with_delivery()
         error, self._error = self._error, None
         was_nan = self._classroom.who_was_nan() if step % EVERY_STEPS == 0 else []
         numbers = [is_waiting, self._pending is not None, *was_nan]
@@ -273,6 +281,14 @@ class FreePace(Pace):
                 self._bring(changes, is_strict=False)
             else:
                 self._delivery.start(changes)
+
+    def _go_on_with_delivery(self) -> bool:
+        """Let what has arrived on this rank be decoded; return whether nothing is left to wait for."""
+        try:
+            return not self._delivery.is_under_way or self._delivery.is_done()
+        except Exception as error:  # noqa: BLE001 - raised at the next meeting, on all ranks
+            self._error = self._error or error
+            return True
 
     def _judge(self, progress: Progress) -> None:
         """Put teachers apart whose task loss has been too high for too long."""
