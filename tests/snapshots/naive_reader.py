@@ -1,11 +1,11 @@
-"""A reader of snapshots that is written from docs/snapshot-format.md alone and shares no code with the package."""
+"""A reader of snapshots, written from docs/snapshot-format.md alone, that shares no code with the package."""
 
 import hmac
 import json
-import pathlib
 import re
 from hashlib import sha256
 from math import prod
+from pathlib import Path
 
 import torch
 
@@ -15,10 +15,11 @@ KINDS = (
 KINDS += " I32=int32 I16=int16 I8=int8 U64=uint64 U32=uint32 U16=uint16 U8=uint8 BOOL=bool"
 DTYPES = {name: getattr(torch, kind) for name, kind in (pair.split("=") for pair in KINDS.split())}
 PEER, CHUNK = r"(?!(?i:run\.json)$)[A-Za-z0-9][A-Za-z0-9._-]{0,63}", 2**23
+OWN = ("run_id", "peer", "incarnation", "sequence")
 
 
-def ints(values):
-    assert type(values) is list and all(type(n) is int and 0 <= n < 2**63 for n in values), "no integers"
+def ints(*values):
+    assert all(type(n) is int and 0 <= n < 2**63 for n in values), f"not integers: {values}"
     return values
 
 
@@ -30,80 +31,70 @@ def read(path, most):
 
 
 def parse(data, versioned=True):
-    pairs = []
-    document = json.loads(data.decode(), object_pairs_hook=lambda found: pairs.append(found) or dict(found))
+    document = json.loads(data.decode(), object_pairs_hook=lambda p: {len(dict(p)): dict(p)}[len(p)])  # once
     json.dumps(document, ensure_ascii=False, allow_nan=False).encode()  # no infinity, no half of a character
-    assert all(len(dict(found)) == len(found) for found in pairs), "a field stands twice in an object"
-    assert not versioned or ints([document["format"]]) == [1], "another format than 1: get a newer reader"
+    assert not versioned or ints(document["format"]) == (1,), "not of format 1: get a newer reader"
     return document
 
 
-def read_snapshot(
-    folder: pathlib.Path, peer: str, *, key: bytes | None = None, max_bytes: int = 2**30
-) -> tuple[dict[str, torch.Tensor], dict]:
+def read_snapshot(folder: Path, peer: str, *, key: bytes | None = None, max_bytes: int = 2**30) -> tuple:
     try:
-        assert re.fullmatch(PEER, peer), "not a name of a peer"
+        assert re.fullmatch(PEER, peer), "not the name of a peer"
         envelope = parse(read(folder / peer / "latest.json", 4096), versioned=False)
-        mac = hmac.new(key or b"", envelope["body"].encode(), "sha256").hexdigest()
-        assert key is None or hmac.compare_digest(envelope["mac"], mac), "the signature is missing or another"
+        mac = hmac.new(key or b"", envelope["body"].encode(), sha256).hexdigest()
+        assert key is None or hmac.compare_digest(envelope["mac"], mac), "another signature"
         pointer = parse(envelope["body"].encode())
-        own = [parse(read(folder / "run.json", 1024))["run_id"], peer]
-        own += ints([pointer["incarnation"], pointer["sequence"]])
-        assert [pointer["run_id"], pointer["peer"]] == own[:2], "a pointer of another run or peer"
-        (name, size, digest), path = (
-            (pointer["manifest"][k] for k in ("key", "size", "sha256")),
-            folder / peer,
-        )
-        assert name == "{}/snapshots/{}-{}/manifest.json".format(*own[1:]) and ints([size])[0] <= 2**26, (
-            "key, size"
-        )
-        data = read(folder / name, size)
-        assert len(data) == size and sha256(data).hexdigest() == digest, "another manifest"
+        own = [pointer[field] for field in OWN]
+        assert own[:2] == [parse(read(folder / "run.json", 1024))["run_id"], peer], "another run or peer"
+        place, size, digest = (pointer["manifest"][field] for field in ("key", "size", "sha256"))
+        assert place == "{}/snapshots/{}-{}/manifest.json".format(peer, *ints(*own[2:])), "another key"
+        data = read(folder / place, min(*ints(size), 2**26))
+        assert (len(data), sha256(data).hexdigest()) == (size, digest), "another manifest"
         manifest = parse(data)
-        assert [manifest[k] for k in ("run_id", "peer", "incarnation", "sequence")] == own, (
-            "of another snapshot"
-        )
-        assert manifest["codec"] in ("exact", "bfloat16", "int8"), "an unknown codec: get a newer reader"
+        assert [manifest[field] for field in OWN] == own, "the manifest of another snapshot"
+        assert manifest["codec"] in ("exact", "bfloat16", "int8"), "unknown codec: get a newer reader"
         shards, tensors, aliases = manifest["shards"], manifest["tensors"], manifest["aliases"]
-        layout, shapes, files, found = [{} for _ in shards], {}, [], {}
+        names, files, state, decoded = [*aliases, *(t["name"] for t in tensors)], [], {}, 0
+        layout = [[(0, 8), (shard["size"], 2**63)] for shard in shards]  # what no part may lie on
         for i, shard in enumerate(shards, 1):
             assert shard["name"] == f"shard-{i:05}-of-{len(shards):05}.safetensors", "shards out of order"
-            assert len(shard["chunk_sha256"]) == -(-ints([shard["size"]])[0] // CHUNK), "digests of chunks"
+            assert len(shard["chunk_sha256"]) == -(-max(ints(shard["size"])) // CHUNK), "digests of chunks"
+        assert len({name for name in names if type(name) is str}) == len(names), "a name twice"
         for tensor in tensors:
-            name, shape, dtype = tensor["name"], ints(tensor["shape"]), DTYPES[tensor["dtype"]]
-            assert prod(max(n, 1) for n in shape) * dtype.itemsize < 2**63 and name not in shapes, "tensor"
-            assert sum(prod(part["shape"]) for part in tensor["parts"]) == prod(shape), "a gap between parts"
-            stored, shapes[name] = tensor.get("stored", tensor["dtype"]), shape
-            for i, part in enumerate(tensor["parts"]):
-                starts, sizes, entries = (
-                    ints(part["offsets"]),
-                    ints(part["shape"]),
-                    layout[ints([part["shard"]])[0]],
-                )
-                assert all(a + n <= m for a, n, m in zip(starts, sizes, shape, strict=True)), (
-                    "a part sticks out"
-                )
-                for other in tensor["parts"][:i]:
-                    sides = zip(starts, sizes, other["offsets"], other["shape"], strict=True)
+            shape, parts, stored = tensor["shape"], tensor["parts"], tensor.get("stored", tensor["dtype"])
+            width, scaled = DTYPES[tensor["dtype"]].itemsize, tensor.get("stored") == "I8"
+            assert prod(max(n, 1) for n in ints(*shape)) * width < 2**63, "too large"
+            assert sum(prod(ints(*part["shape"])) for part in parts) == prod(shape), "a gap between parts"
+            for i, part in enumerate(parts):
+                start, box = ints(*part["offsets"]), part["shape"]
+                assert all(a + n <= m for a, n, m in zip(start, box, shape, strict=True)), "outside"
+                for other in parts[:i]:
+                    sides = zip(start, box, other["offsets"], other["shape"], strict=True)
                     assert any(a + n <= b or b + m <= a for a, n, b, m in sides), "parts overlap"
-                assert name not in entries and ("scales" in part) == (tensor.get("stored") == "I8"), "scales"
-                entries[name] = [ints(part["bytes"]), stored, sizes]
-                if "scales" in part:
-                    entries[f"{name}::scales"] = [ints(part["scales"]), "F32", [-(-prod(sizes) // 256)]]
-        for shard, entries in zip(shards, layout, strict=True):
-            end = 8
-            for (start, stop), stored, shape in sorted(entries.values()):
-                assert end <= start == stop - prod(shape) * DTYPES[stored].itemsize, "bytes of a part"
-                end = stop
-            assert end <= shard["size"], "bytes outside of the file"
-        assert not shapes.keys() & aliases.keys(), "a name twice"
-        shapes |= {alias: shapes[name] for alias, name in aliases.items()}
-        digest = sha256(json.dumps(sorted(map(list, shapes.items()))).encode()).hexdigest()
-        assert digest == manifest["fingerprint"], "fingerprint"
-        held = sum(prod(t["shape"]) * DTYPES[t["dtype"]].itemsize for t in tensors)
-        assert max(held, sum(shard["size"] for shard in shards)) <= max_bytes, f"more than {max_bytes} bytes"
+                wanted = [prod(box) * DTYPES[stored].itemsize] + [-(-prod(box) // 256) * 4] * scaled
+                spans = [ints(*part[field]) for field in ("bytes", "scales") if field in part]
+                assert [end - begin for begin, end in spans] == wanted, "not the bytes that it asks for"
+                layout[max(ints(part["shard"]))] += spans
+            decoded += prod(shape) * width
+        ends = [[end for span in sorted(spans) for end in span] for spans in layout]
+        assert ends == [sorted(several) for several in ends], "bytes overlap or lie outside of their file"
+        assert max(decoded, sum(shard["size"] for shard in shards)) <= max_bytes, "more than max_bytes"
         for shard in shards:
-            files.append(read((folder / path).with_name(shard["name"]), shard["size"]))
-        return found, manifest
-    except (AssertionError, AttributeError, IndexError, KeyError, RecursionError, TypeError) as error:
+            data = read((folder / place).with_name(shard["name"]), shard["size"])
+            chunks = [sha256(data[at : at + CHUNK]).hexdigest() for at in range(0, len(data), CHUNK)]
+            assert (len(data), chunks) == (shard["size"], shard["chunk_sha256"]), "a damaged shard"
+            files.append(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+        for tensor in tensors:
+            whole = state[tensor["name"]] = torch.empty(tensor["shape"], dtype=DTYPES[tensor["dtype"]])
+            stored = DTYPES[tensor.get("stored", tensor["dtype"])]
+            for part in tensor["parts"]:
+                values = files[part["shard"]][slice(*part["bytes"])].clone().view(stored)
+                if "scales" in part:
+                    scales = files[part["shard"]][slice(*part["scales"])].clone().view(torch.float32)
+                    assert not scales.isnan().any(), "a block was not finite"
+                    values = values.float() * scales.repeat_interleave(256)[: len(values)]
+                box = tuple(slice(a, a + n) for a, n in zip(part["offsets"], part["shape"], strict=True))
+                whole[box] = values.to(whole.dtype).reshape(part["shape"])
+        return state | {alias: state[name] for alias, name in aliases.items()}, manifest
+    except (AssertionError, AttributeError, LookupError, OverflowError, RecursionError, TypeError) as error:
         raise ValueError(f"refused: {error}") from error
