@@ -3,7 +3,7 @@ import json
 
 from codistill.cli import main
 from codistill.lab import recipes
-from codistill.lab.recipe import from_document
+from codistill.lab.recipe import Recipe, from_document
 
 
 def test_recipes_lists_every_recipe_with_its_summary(capsys):

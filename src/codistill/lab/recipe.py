@@ -37,7 +37,7 @@ class Recipe:
     name: str
     """Name of the recipe, and of the folder in runs/ that its results go to by default."""
     task: str
-    """Data, model and metric: "digits" or "cifar10"."""
+    """Data, model and metric: "cifar10", "digits" or "digits_clean"."""
     summary: str = ""
     """What it shows, in one line."""
     method: str = "codistillation"

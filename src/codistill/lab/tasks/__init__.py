@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 _TASKS = {
     "cifar10": "Cifar10",
     "digits": "Digits",
+    "digits_clean": "DigitsClean",
 }
 """Name, which is that of the module too -> class."""
 
