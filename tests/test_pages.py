@@ -19,12 +19,16 @@ def test_readme_shows_the_demo_s_table_and_verdicts_as_they_came_out() -> None:
         assert line in shown
 
 
-def test_the_log_shows_the_weak_peers_as_they_came_out() -> None:
-    rows = [
-        line.split(" | ") for line in (ROOT / "LOG.md").read_text().splitlines() if line.startswith("| `")
-    ]
+@pytest.mark.parametrize("name", ["weak_peer.json", "weak_peer_clean.json"])
+def test_the_log_shows_the_weak_peers_as_they_came_out(name: str) -> None:
+    # The table that comes next after the command that made the file.
+    after = (ROOT / "LOG.md").read_text().split(f"# docs/results/{name}\n", maxsplit=1)[1]
+    table = after[after.index("| arm |") :].split("\n\n", maxsplit=1)[0]
+    rows = [line.split(" | ") for line in table.splitlines() if line.startswith("| `")]
     shown = {cells[0].strip("| `"): cells for cells in rows}
-    for arm in json.loads((ROOT / "docs" / "results" / "weak_peer.json").read_text())["arms"]:
+    arms = json.loads((ROOT / "docs" / "results" / name).read_text())["arms"]
+    assert set(shown) == {arm["arm"] for arm in arms}
+    for arm in arms:
         assert shown[arm["arm"]][2] == f"{100 * arm['test_accuracy']:.1f}"
         if "against_alone" in arm:
             mean, low, high = (100 * arm["against_alone"][end] for end in ("mean", "low", "high"))

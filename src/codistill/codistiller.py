@@ -165,7 +165,13 @@ class Codistiller:
             predictions = self._exchange.predict(inputs, logits)
         term = self._term(logits, predictions, mask, denominator) if weight > 0.0 else None
         if is_training:
-            self._tally.count_loss(logits, predictions, term, is_shared=isinstance(inputs, Predictions))
+            self._tally.count_loss(
+                logits,
+                predictions,
+                term,
+                is_shared=isinstance(inputs, Predictions),
+                ranks=self._ranks.size,
+            )
             self._notice_missing_steps()
         return logits.new_zeros(()) if term is None else term * weight
 
@@ -277,7 +283,8 @@ class Codistiller:
             has_teacher=any(teacher.share > 0.0 for teacher in self._exchange.teachers.values()),
             ranks=self._ranks.size,
         )
-        self._watch_term(weight, task_loss)
+        with self._stalling():
+            self._watch_term(weight, task_loss)
         publishes = self._exchange.counters.publishes
         if self._has_begun:
             is_publishing = tally.step % self._exchange.interval_steps == 0

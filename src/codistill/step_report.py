@@ -8,7 +8,11 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepReport:
-    """What one optimizer step had of its teachers, and what the exchange has cost so far."""
+    """What one optimizer step had of its teachers, and what the exchange has cost so far.
+
+    What concerns the store (``published``, ``publishes_skipped`` and the bytes) is known to rank 0, which
+    alone speaks with it; on the other ranks it is False and 0.
+    """
 
     step: int
     """Optimizer steps done."""

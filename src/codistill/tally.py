@@ -40,7 +40,13 @@ class Tally:
         return self._steps_with_teacher / self.step if self.step else 0.0
 
     def count_loss(
-        self, logits: Tensor, predictions: Predictions, term: Tensor | None, *, is_shared: bool
+        self,
+        logits: Tensor,
+        predictions: Predictions,
+        term: Tensor | None,
+        *,
+        is_shared: bool,
+        ranks: int = 1,
     ) -> None:
         """Count a distillation loss that went well.
 
@@ -49,10 +55,11 @@ class Tally:
             predictions: The teachers'.
             term: The unweighted loss; None without a teacher.
             is_shared: Whether several heads may share these predictions, and with them their samples.
+            ranks: How many ranks the peer has, each of which sees as many.
         """
         if not any(predictions is seen for seen in self._predictions_of_step):
             self._samples_of_step += _batch_size(logits)
-            self.teacher_samples += sum(_batch_size(peer.target.logits) for peer in predictions.peers)
+            self.teacher_samples += ranks * sum(_batch_size(peer.target.logits) for peer in predictions.peers)
         if is_shared:
             self._predictions_of_step.append(predictions)
         if term is not None:

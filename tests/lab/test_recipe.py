@@ -34,7 +34,7 @@ def test_the_label_is_the_arm_or_else_the_method(tiny: Recipe) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"task": "chess"}, "task must be one of 'cifar10', 'digits', got 'chess'"),
+        ({"task": "chess"}, "task must be one of 'cifar10', 'digits', 'digits_clean', got 'chess'"),
         ({"method": "magic"}, "method must be one of 'all_reduce', 'alone', 'codistillation', got 'magic'"),
         ({"topology": "star"}, "topology must be one of 'all', 'ring', got 'star'"),
         ({"regime": "half"}, "regime must be one of 'all_data', 'disjoint', got 'half'"),

@@ -29,4 +29,3 @@ def open_existing(name: str) -> Store:
         ) from e
     Run.from_json(content, key=RUN_KEY)
     return store
-

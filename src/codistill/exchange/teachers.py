@@ -193,13 +193,22 @@ def make_teacher(
 
     Raises:
         TypeError: If the student cannot be copied, or ``build`` returns no module of its own.
+        SnapshotMismatchError: If ``build`` raises.
     """
     if options.build is None:
         return Teacher(_copy_without_forward_hooks(unwrap(student)))
     devices = {tensor.device.index for tensor in named_tensors(student).values() if tensor.is_cuda}
     # A model's initialisation draws random numbers; the student's stream must not notice.
     with torch.random.fork_rng(devices=sorted(devices)):
-        module = options.build(info)
+        try:
+            module = options.build(info)
+        except Exception as error:
+            raise SnapshotMismatchError(
+                f"build made no module for peer {info.peer!r} at step {info.step}: "
+                f"{type(error).__name__}: {error}",
+                peer=info.peer,
+                step=info.step,
+            ) from error
     if not isinstance(module, nn.Module):
         raise TypeError(f"build must return a torch.nn.Module, got {type(module).__name__}.")
     taken = _memory(student).union(*(_memory(other.module) for other in others))
@@ -209,6 +218,15 @@ def make_teacher(
             "the student or with another teacher. Return a new model."
         )
     return Teacher(module, is_built=True)
+
+
+def check_can_be_copied(student: nn.Module) -> None:
+    """Refuse a student of which no teacher can be made by copying it.
+
+    Raises:
+        TypeError: If it cannot be copied.
+    """
+    _copy_without_forward_hooks(unwrap(student))
 
 
 def _without_nan(logits: Tensor) -> tuple[Tensor, float | Tensor]:

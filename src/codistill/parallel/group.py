@@ -119,7 +119,7 @@ class PeerRanks:
     def start_broadcast(self, buffers: Sequence[Tensor]) -> Callable[[], bool]:
         """Begin to copy rank 0's buffers into everybody's, and return at once; *collective*.
 
-        The copying goes on in torch's own threads. Who needs it finished calls ``wait_for``.
+        The copying goes on in torch's own threads.
 
         Args:
             buffers: Flat uint8 tensors on the CPU, of the same sizes on every rank; not to be changed

@@ -8,7 +8,6 @@ import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -89,7 +88,7 @@ class DirectoryStore(Store):
     def _read_into(self, key: str, buffer: memoryview, *, start: int) -> int:
         with self._opened(key) as file:
             file.seek(start)
-            return file.readinto(buffer)
+            return file.readinto(buffer)  # type: ignore[attr-defined, no-any-return]  # typeshed: io only
 
     @override
     def _write(self, key: str, content: bytes | memoryview | Path) -> None:
@@ -151,11 +150,12 @@ class DirectoryStore(Store):
                 return []
 
     @contextmanager
-    def _opened(self, key: str) -> Iterator[FileIO]:
+    def _opened(self, key: str) -> Iterator[BinaryIO]:
         with self._errors("read", key):
             try:
                 # Opening a pipe or a device that somebody has put there must not wait for its other end.
-                with FileIO(os.open(self._path(key), os.O_RDONLY | _NO_WAIT)) as file:
+                # Buffered, since it reads until all is there: a system call may come back with less.
+                with open(os.open(self._path(key), os.O_RDONLY | _NO_WAIT), "rb") as file:  # noqa: PTH123
                     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                         raise FileNotFoundError(errno.ENOENT, "not a regular file")
                     yield file

@@ -13,5 +13,6 @@ def delivery():
 
 def test_a_single_rank_has_at_once_what_it_brings(delivery):
     changes = Changes(wanted=("b",))
-    assert delivery.bring(changes) is changes
+    delivery.announce(changes)
+    assert delivery.bring() is changes
     assert not delivery.is_under_way

@@ -676,3 +676,153 @@ def test_a_fork_of_a_process_that_trains_neither_uses_nor_ends_its_parents_peer(
         "child exits with 0",
         "parent closes",
     ]
+
+
+class LateJoiner(FakeClock):
+    """A clock by which, while somebody waits, hearts beat, and after a while a peer publishes."""
+
+    def __init__(self, background, sleeps, publish_late):
+        super().__init__()
+        self._background, self._sleeps_left, self._publish_late = background, sleeps, publish_late
+
+    @override
+    def sleep(self, seconds):
+        super().sleep(seconds)
+        self._background.tick()
+        self._sleeps_left -= 1
+        if self._sleeps_left == 0:
+            self._publish_late()
+
+
+def test_the_heart_beats_while_others_are_waited_for(store, join, publish):
+    exchange = join(store, "a", begin=False, membership=Membership(start_with_peers=1))
+    seen = []
+
+    def publish_late():
+        seen.append(status_of(store, "a").heartbeat)
+        publish(store, "b", [0])
+
+    exchange.clock = LateJoiner(exchange.background, 20, publish_late)
+    exchange.begin(Progress())
+    assert seen[0] >= 20
+    assert list(exchange.teachers) == ["b"]
+
+
+def test_who_loses_its_name_while_it_waits_for_others_is_told(store, join):
+    exchange = join(store, "a", begin=False, membership=Membership(start_with_peers=1))
+    exchange.clock = LateJoiner(exchange.background, 3, lambda: claim_life(store, "a", after=0))
+    with pytest.raises(PeerTakenError, match="taken over"):
+        exchange.begin(Progress())
+
+
+def test_a_bad_teacher_that_publishes_at_every_interval_is_quarantined(store, join, make_model):
+    other, exchange = join(store, "b"), join(store, "a")
+    step(other, 1, task_loss=50.0)
+    for number in (1, 2, 3):
+        step(exchange, number, task_loss=1.0)
+        step(other, number + 1, task_loss=50.0)
+    with pytest.warns(CodistillWarning, match="'b' is not learnt from since step 4: its task loss, 50"):
+        step(exchange, 4, task_loss=1.0)
+    for number in (5, 6):
+        step(other, number, task_loss=50.0)
+        step(exchange, number, task_loss=1.0)
+    assert exchange.teachers["b"].is_quarantined
+    step(other, 9, task_loss=1.0)
+    step(exchange, 7, task_loss=1.0)
+    assert not exchange.teachers["b"].is_quarantined
+
+
+def test_a_snapshot_that_build_refuses_lets_nobody_out_of_quarantine(store, join, publish, make_model):
+    def build(info):
+        return make_model(classes=3)
+
+    exchange = join(store, "a", teachers=TeacherOptions(build=build))
+    publish(store, "b", [1])
+    step(exchange, 1)
+    exchange._life.classroom.quarantined = frozenset({"b"})
+    exchange._life.pace._quarantine.put("b", "a test")
+    publish(store, "b", [2], model=make_model(2.0, classes=7), incarnation=1)
+    with pytest.warns(CodistillWarning, match="does not fit"):
+        step(exchange, 2)
+    assert exchange.teachers["b"].is_quarantined
+
+
+def test_a_joiner_that_build_does_not_know_is_refused_and_training_goes_on(store, join, publish):
+    def build(info):
+        raise KeyError(info.metadata["arch"])
+
+    exchange = join(store, "a", teachers=TeacherOptions(build=build))
+    publish(store, "b", [1], metadata={"arch": "large"})
+    with pytest.warns(
+        CodistillWarning, match="build made no module for peer 'b' at step 1: KeyError: 'large'"
+    ):
+        step(exchange, 1)
+    step(exchange, 2, 3)
+    assert dict(exchange.teachers) == {}
+
+
+def test_a_student_that_cannot_be_copied_is_refused_at_the_start(store, join):
+    student = torch.nn.Linear(4, 3)
+    student.cache = student(torch.zeros(1, 4))
+    with pytest.raises(TypeError, match="must allow copy"):
+        join(store, "a", model=student)
+
+
+def test_an_owner_that_was_followed_does_not_move_the_pointer_back(store, join):
+    job = Job(join, store)
+    job.step(1)
+    job.publishing.work()
+    job.step(2)
+    claim_life(store, "a", after=0)
+    before = store.read("a/latest.json", max_bytes=4096)
+    job.publishing.work()
+    assert store.read("a/latest.json", max_bytes=4096) == before
+    assert store.list_names("a/snapshots", limit=9) == ["0-0"]
+    with pytest.warns(CodistillWarning, match="taken over"):
+        job.exchange.close(Progress(step=2), publish=True)
+    assert store.read("a/latest.json", max_bytes=4096) == before
+    assert status_of(store, "a").state == "running"
+
+
+def test_a_mistake_in_the_heart_is_raised_at_close(store, join):
+    exchange = join(store, "a")
+    store.faults.fail("write", key_contains="status", error=ValueError("a mistake"), times=1)
+    exchange.background.tick()
+    with pytest.raises(ValueError, match="a mistake"):
+        exchange.close(Progress(), publish=False)
+
+
+def test_state_of_another_rank_is_refused_by_rank_0(store, join):
+    exchange = join(store, "a")
+    step(exchange, 1)
+    state = exchange.state_dict() | {"is_of_rank_0": False}
+    with pytest.raises(ValueError, match="state must be what rank 0 saved"):
+        join(store, "a", state=state)
+
+
+class UnequalRanks:
+    """Two ranks, of which the other is at another step."""
+
+    rank, size = 0, 1
+
+    def connect(self):
+        pass
+
+    def maximum(self, numbers):
+        return [max(number, other) for number, other in zip(numbers, (7, -7), strict=True)]
+
+
+def test_ranks_of_which_some_have_not_loaded_their_state_are_refused(store, join, make_model):
+    exchange = join(store, "c", begin=False)
+    exchange._ranks = UnequalRanks()
+    with pytest.raises(ValueError, match="must be at one step, got steps from 0 to 7"):
+        exchange.begin(Progress())
+
+
+def test_fading_is_said_while_the_store_is_away(store, join, publish):
+    publish(store, "b", [1])
+    exchange = join(store, "a", membership=Membership(max_age_steps=3))
+    store.faults.fail("list_names")
+    with pytest.warns(CodistillWarning) as caught:
+        step(exchange, *range(1, 6))
+    assert any("'b' has published nothing new" in str(warning.message) for warning in caught)

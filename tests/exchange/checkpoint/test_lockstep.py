@@ -12,7 +12,7 @@ from codistill.errors import (
     StoreError,
 )
 from codistill.exchange.base import Progress
-from codistill.exchange.checkpoint import Lockstep
+from codistill.exchange.checkpoint import Lockstep, Membership
 from codistill.exchange.checkpoint.fetcher import Fetcher
 from codistill.exchange.checkpoint.heartbeat import Heartbeat
 from codistill.exchange.checkpoint.lives import claim_life, read_status
@@ -336,11 +336,12 @@ def test_a_teacher_whose_predictions_are_no_numbers_sits_out_an_interval(
     (prediction,) = exchange.predict(torch.ones(2, 4), None).peers
     assert prediction.share == 0.0
     second = publish(store, "b", [2], incarnation=2, model=make_model(3e38), finished=True)
-    step(exchange, 2)
-    exchange.predict(torch.ones(2, 4), None)
-    with pytest.warns(CodistillWarning, match="'b' is not learnt from since step 3") as caught:
-        step(exchange, 3)
+    with pytest.warns(CodistillWarning, match="'b' is not learnt from since step 2") as caught:
+        step(exchange, 2)
     assert len(caught) == 1
+    # Its new snapshot gets a chance, and is no better; that is not said again.
+    exchange.predict(torch.ones(2, 4), None)
+    step(exchange, 3)
     assert exchange.teachers["b"].is_quarantined
     assert exchange.predict(torch.ones(2, 4), None).peers == ()
     publish(store, "b", [4], incarnation=3, previous=second.previous)
@@ -368,3 +369,37 @@ def test_the_heart_beats_while_others_are_waited_for(store, lockstep, publish):
     step(exchange, 1)
     status = read_status(store, "a")
     assert (status.heartbeat, status.step, status.reading) == (before + 2, 1, {"b": (0, 1)})
+
+
+def test_nothing_fades_in_lockstep(store, lockstep, publish):
+    publish(store, "b", [0], interval_steps=50)
+    with pytest.warns(CodistillWarning, match="max_age_steps has no effect in lockstep"):
+        exchange = lockstep(
+            store, "a", clock=FakeClock(), interval_steps=50, membership=Membership(max_age_steps=10)
+        )
+    for number in range(1, 50):
+        exchange.step(Progress(step=number))
+    assert exchange.teachers["b"].share == 1.0
+
+
+def test_nan_in_a_snapshot_is_quarantined_at_every_interval_and_said_once(
+    store, lockstep, publish, make_model
+):
+    publisher = publish(store, "b", [0])
+    exchange = lockstep(store, "a", clock=FakeClock(), interval_steps=1)
+    for number in (1, 2):
+        publisher = publish(
+            store,
+            "b",
+            [number],
+            incarnation=number,
+            model=make_model(float("nan")),
+            previous=publisher.previous,
+        )
+        if number == 1:
+            with pytest.warns(CodistillWarning, match="'b' is not learnt from since step 1: .* holds NaN"):
+                step(exchange, number)
+        else:
+            step(exchange, number)
+        assert exchange.teachers["b"].is_quarantined
+        assert exchange.predict(torch.ones(2, 4), None).peers == ()

@@ -127,13 +127,54 @@ def test_a_damaged_snapshot_is_refused_with_one_warning(store, learner, publish,
     assert weight_of(learner, "b") == 3.0
 
 
-def test_a_refused_snapshot_is_not_downloaded_again(store, learner, publish):
+def test_a_damaged_snapshot_is_downloaded_twice_at_most(store, learner, publish):
     publish_next(publish, store, 2)
     store.faults.flip_bit(key_contains="2-0/shard")
     with pytest.warns(CodistillWarning):
         step(learner, 1)
+    for number in (2, 3, 4):
+        step(learner, number)
+    assert store.count("read", key_contains="2-0/shard") == 2
+
+
+def test_half_an_answer_does_not_cost_a_last_snapshot(store, learner, publish, weight_of):
+    publish_next(publish, store, 2, finished=True)
+    store.faults.truncate(100, times=1, key_contains="2-0/shard")
+    with pytest.warns(CodistillWarning):
+        step(learner, 1)
     step(learner, 2)
-    assert store.count("read", key_contains="2-0/shard") == 1
+    assert weight_of(learner, "b") == 2.0
+
+
+def test_one_peer_that_cannot_be_read_does_not_make_the_others_rarer(store, join, publish, weight_of):
+    publish(store, "b", [1])
+    publish(store, "c", [1])
+    exchange = join(store, "a", peers=["a", "b", "c"], topology="all")
+    publish(store, "b", [2], incarnation=2)
+    store.faults.vanish(key_contains="b/snapshots/2-0/shard")
+    publish(store, "c", [3], incarnation=3)
+    with pytest.warns(CodistillWarning, match="'b'"):
+        step(exchange, 3)
+    for number in range(4, 9):
+        publish(store, "c", [number], incarnation=number)
+        step(exchange, number)
+        assert weight_of(exchange, "c") == float(number)
+    assert weight_of(exchange, "b") == 1.0
+
+
+@pytest.mark.parametrize("topology", ["ring", "all"])
+def test_every_outage_is_said_also_of_peers_that_are_no_teachers(store, join, publish, topology):
+    for peer in "bc":
+        publish(store, peer, [1])
+    membership = Membership(when_stale="keep")
+    exchange = join(store, "a", peers=["a", "b", "c"], topology=topology, membership=membership)
+    for outage in range(3):
+        store.faults.fail("read", key_contains="latest")
+        with pytest.warns(CodistillWarning, match="Nothing new was taken") as caught:
+            step(exchange, *range(10 * outage + 1, 10 * outage + 6))
+        assert len(caught) == 1
+        store.faults.clear()
+        step(exchange, *range(10 * outage + 6, 10 * outage + 11))
 
 
 def test_trouble_that_comes_back_is_said_again(store, learner, publish):

@@ -1,6 +1,6 @@
 import pytest
 
-from codistill.errors import CodistillWarning, KeyMissingError, SnapshotError, StoreError
+from codistill.errors import CodistillWarning
 from codistill.exchange.checkpoint.notices import Notices
 
 
@@ -28,30 +28,13 @@ def test_what_has_passed_may_be_said_again():
         notices.has_passed("subject")
 
 
-def fail(notices, *, kind=StoreError):
-    with notices.instead_of_store_errors("publish"):
-        raise kind("The disk is full.")
-
-
-@pytest.mark.parametrize("kind", [StoreError, KeyMissingError])
-def test_store_errors_become_one_warning(kind):
-    notices = Notices()
-    with pytest.warns(CodistillWarning, match=r"The disk is full\. Training goes on") as caught:
-        fail(notices, kind=kind)
-    assert len(caught) == 1
-    fail(notices, kind=kind)
-
-
-def test_a_block_that_succeeds_lets_the_next_failure_be_said():
+def test_an_outage_is_said_once_until_all_works_again():
     notices = Notices()
     for _ in range(2):
-        with pytest.warns(CodistillWarning, match="Training goes on"):
-            fail(notices)
-        with notices.instead_of_store_errors("publish"):
-            pass
-
-
-@pytest.mark.parametrize("kind", [SnapshotError, TypeError, RuntimeError])
-def test_other_errors_pass_through(kind):
-    with pytest.raises(kind, match="not the store"), Notices().instead_of_store_errors("publish"):
-        raise kind("not the store")
+        with pytest.warns(CodistillWarning, match="The disk is full"):
+            notices.store_failed("publish", "The disk is full.")
+        # A second warning would be an error here.
+        notices.store_failed("fetch", "It is full for readers too.")
+        notices.store_works("publish")
+        notices.store_failed("fetch", "It still is.")
+        notices.store_works("fetch")

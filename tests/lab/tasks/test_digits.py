@@ -56,7 +56,7 @@ def test_inputs_are_not_augmented(task: Digits) -> None:
 
 
 def test_tasks_are_found_by_name(tmp_path: Path) -> None:
-    assert tasks.names() == ("cifar10", "digits")
+    assert tasks.names() == ("cifar10", "digits", "digits_clean")
     assert isinstance(tasks.load("digits", data_root=tmp_path), Digits)
-    with pytest.raises(ValueError, match="task must be one of cifar10, digits, got 'chess'"):
+    with pytest.raises(ValueError, match="task must be one of cifar10, digits, digits_clean, got 'chess'"):
         tasks.load("chess", data_root=tmp_path)

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import final
 
+from torch import Tensor
+
 from codistill.exchange.checkpoint.background import Worker
 from codistill.exchange.checkpoint.changes import Announced, Changes
 from codistill.exchange.checkpoint.waiting import wait_until
@@ -18,7 +20,7 @@ class Delivery:
     A snapshot is read once an interval, however many ranks there are; the others get the very bytes that
     rank 0 has verified, and decode them themselves.
 
-    **Ranks**: all of the peer, ``start`` and ``bring`` at the same step.
+    **Ranks**: all of the peer, ``announce``, then ``start`` or ``bring``, at the same step.
     **Blocks**: ``bring`` until the bytes are there; ``start`` and ``is_done`` do not.
     **On failure**: raises what torch raises; the teachers are as they were.
     """
@@ -44,39 +46,29 @@ class Delivery:
         """Whether something has been started and not taken."""
         return self._has_arrived is not None
 
-    def bring(self, changes: Changes | None) -> Changes:
-        """Return rank 0's changes on all ranks, having waited for them.
+    def announce(self, changes: Changes | None) -> None:
+        """Tell the other ranks what is coming, and make room for it there.
 
         Args:
             changes: On rank 0, what to bring.
         """
-        if self._ranks.size == 1:
-            assert changes is not None
-            return changes
-        announced = self._announce(changes)
-        if announced is None:
-            assert changes is not None
-            for arrival in changes.arrivals:
-                self._ranks.broadcast_into(arrival.contents)
-            return changes
-        for contents in announced.contents:
-            self._ranks.broadcast_into(contents)
-        return announced.decode()
+        self._changes, self._announced = changes, None
+        if self._ranks.size > 1:
+            said = self._ranks.broadcast(None if changes is None else changes.to_json())
+            if changes is None:
+                self._announced = Announced.from_json(said, is_pinned=self._is_pinned)
 
-    def start(self, changes: Changes | None) -> None:
-        """Begin to deliver.
+    def bring(self) -> Changes:
+        """Return what was announced, on all ranks, having waited for the bytes."""
+        self._ranks.broadcast_into(self._contents())
+        changes = self._changes if self._announced is None else self._announced.decode()
+        assert changes is not None
+        self._announced = self._changes = None
+        return changes
 
-        Args:
-            changes: On rank 0, what to deliver.
-        """
-        self._announced = self._announce(changes)
-        self._changes = changes
-        if self._announced is not None:
-            snapshots = self._announced.contents
-        else:
-            assert changes is not None
-            snapshots = tuple(tuple(arrival.contents) for arrival in changes.arrivals)
-        self._has_arrived = self._ranks.start_broadcast([shard for shards in snapshots for shard in shards])
+    def start(self) -> None:
+        """Begin to deliver what was announced."""
+        self._has_arrived = self._ranks.start_broadcast(self._contents())
 
     def is_done(self) -> bool:
         """Return whether everything is on this rank and decoded."""
@@ -108,7 +100,8 @@ class Delivery:
         self._is_decoding = False
         return changes
 
-    def _announce(self, changes: Changes | None) -> Announced | None:
-        """Tell the other ranks what is coming; None on rank 0."""
-        said = self._ranks.broadcast(None if changes is None else changes.to_json())
-        return Announced.from_json(said, is_pinned=self._is_pinned) if changes is None else None
+    def _contents(self) -> list[Tensor]:
+        if self._announced is not None:
+            return [shard for shards in self._announced.contents for shard in shards]
+        assert self._changes is not None
+        return [shard for arrival in self._changes.arrivals for shard in arrival.contents]

@@ -15,6 +15,7 @@ from codistill.exchange.base import Exchange, ExchangeCounters, Predictions, Pro
 from codistill.exchange.checkpoint.agreement import Agreement
 from codistill.exchange.checkpoint.background import Background, Threads
 from codistill.exchange.checkpoint.classroom import Classroom
+from codistill.exchange.checkpoint.fading import Fading
 from codistill.exchange.checkpoint.free_pace import FreePace
 from codistill.exchange.checkpoint.lockstep import Lockstep
 from codistill.exchange.checkpoint.lockstep_pace import LockstepPace
@@ -26,7 +27,7 @@ from codistill.exchange.checkpoint.saved_state import SavedState
 from codistill.exchange.checkpoint.settings import Settings
 from codistill.exchange.checkpoint.store_side import StoreSide
 from codistill.exchange.checkpoint.waiting import Clock
-from codistill.exchange.teachers import TeacherOptions
+from codistill.exchange.teachers import TeacherOptions, check_can_be_copied
 from codistill.parallel.group import PeerRanks
 from codistill.parallel.weights import named_tensors
 from codistill.stores.base import Store
@@ -45,7 +46,8 @@ class CheckpointExchange(Exchange):
     then. It waits for nobody, unless in lockstep: threads write and read, and teachers change at the next
     step boundary at which all of a new snapshot is there.
 
-    **Ranks**: all ranks of the peer; rank 0 reads and writes the store, the others get the bytes from it.
+    **Ranks**: all ranks of the peer. Each opens the store when it is made, which tries whether it can be
+    written; from then on rank 0 alone reads and writes it, and the others get the bytes from rank 0.
     They change teachers, and raise, at the same step.
     **Blocks**: at the start, while the store is read. Afterwards only in lockstep: at each interval, until
     all peers are there.
@@ -147,6 +149,9 @@ class CheckpointExchange(Exchange):
         if self._life is not None:
             return
         self._step = progress.step
+        if self._settings.teachers.build is None:
+            # Now, rather than when the first teacher comes, perhaps hours later.
+            check_can_be_copied(model)
         life = self._begin_life(model)
         try:
             life.pace.begin(progress)
@@ -189,6 +194,7 @@ class CheckpointExchange(Exchange):
             previous=None if life.side is None else life.side.publisher.previous,
             teachers=life.classroom.save(),
             seen=life.pace.seen,
+            is_of_rank_0=self._ranks.rank == 0,
         ).to_dict()
 
     @override
@@ -203,6 +209,11 @@ class CheckpointExchange(Exchange):
             raise ValueError(
                 f"state must be of peer {self._settings.peer!r}, got that of {saved.peer!r}. "
                 "Load the file that this peer saved."
+            )
+        if saved is not None and self._ranks.rank == 0 and not saved.is_of_rank_0:
+            raise ValueError(
+                "state must be what rank 0 saved, got that of another rank, which does not know what was "
+                "published and seen. Save Codistiller.state_dict() on rank 0 and load it on all."
             )
         self._saved = saved
 
@@ -240,9 +251,15 @@ class CheckpointExchange(Exchange):
 
     def _begin_life(self, model: nn.Module) -> "_Life":
         self._ranks.connect()
+        self._check_ranks_are_at_one_step()
         side = Agreement(self._ranks).do(lambda: self._open_side(model))
         run_id, incarnation = self._tell_all_ranks(side)
-        fading = self._settings.membership.fading(self.interval_steps)
+        # In lockstep nothing is stale: whoever is waited for is there, and a finished peer's last serves.
+        fading = (
+            Fading(max_age_steps=1, when_stale="keep")
+            if self.is_lockstep
+            else self._settings.membership.fading(self.interval_steps)
+        )
         classroom = Classroom(model, self._settings.teachers, fading)
         parts = Parts(
             settings=self._settings,
@@ -255,6 +272,15 @@ class CheckpointExchange(Exchange):
             is_pinned=any(tensor.is_cuda for tensor in named_tensors(model).values()),
         )
         return _Life(run_id, incarnation, side, classroom, self._make_pace(parts))
+
+    def _check_ranks_are_at_one_step(self) -> None:
+        """Refuse ranks of which only some have loaded a state: they would never meet again."""
+        last, first = self._ranks.maximum([self._step, -self._step])
+        if last != -first:
+            raise ValueError(
+                f"All ranks of a peer must be at one step, got steps from {-first} to {last}. "
+                "Load the state_dict on every rank."
+            )
 
     def _open_side(self, model: nn.Module) -> StoreSide | None:
         """Return what speaks with the store, which only rank 0 does."""
@@ -270,7 +296,7 @@ class CheckpointExchange(Exchange):
         return side
 
     def _tell_all_ranks(self, side: StoreSide | None) -> tuple[str, int]:
-        """Return run and incarnation, which a state_dict names whichever rank saves it."""
+        """Return run and incarnation, which every rank's state_dict names."""
         told = None if side is None else json.dumps([side.run_id, side.publisher.life.incarnation]).encode()
         run_id, incarnation = json.loads(self._ranks.broadcast(told))
         return run_id, incarnation

@@ -207,6 +207,14 @@ def load_snapshot(store: str | Path | Store, peer: str) -> tuple[dict[str, Tenso
     """
     check_peer_name(peer)
     opened = open_store(store, is_read_only=True)
+    try:
+        return _load_newest(opened, peer)
+    finally:
+        if opened is not store:
+            opened.close()
+
+
+def _load_newest(opened: Store, peer: str) -> tuple[dict[str, Tensor], SnapshotInfo]:
     fetcher = Fetcher(opened, run_id=None, max_bytes=None)
     pointer = fetcher.pointer(peer)
     if pointer is None:

@@ -5,13 +5,12 @@ from typing import Any, Final, final
 
 from typing_extensions import override
 
-from codistill.errors import SnapshotError, SnapshotMismatchError, StoreError
+from codistill.errors import KeyMissingError, SnapshotError, SnapshotMismatchError, StoreError
 from codistill.exchange.base import Progress
 from codistill.exchange.checkpoint.agreement import EVERY_STEPS
 from codistill.exchange.checkpoint.background import Outcome
 from codistill.exchange.checkpoint.backoff import Backoff
 from codistill.exchange.checkpoint.changes import Changes
-from codistill.exchange.checkpoint.lives import HEARTBEAT_S
 from codistill.exchange.checkpoint.newest import NewestReader
 from codistill.exchange.checkpoint.pace import Pace, Parts
 from codistill.exchange.checkpoint.quarantine import Quarantine
@@ -55,6 +54,7 @@ class FreePace(Pace):
         self._pending: Changes | None = None
         self._error: Exception | None = None
         self._intervals_alone = 0
+        self._unread: set[str] = set()
 
     @override
     def begin(self, progress: Progress) -> None:
@@ -62,9 +62,6 @@ class FreePace(Pace):
         is_strict = self._settings.membership.start_with_peers > 0
         changes = self._agreement.do(lambda: self._find_teachers(progress, is_strict=is_strict))
         self._bring(changes, is_strict=is_strict)
-        if self._side is not None:
-            self._tend_heartbeat(self._side, progress)
-            self._beat_from_now_on(self._side, HEARTBEAT_S)
 
     @override
     def step(self, progress: Progress) -> None:
@@ -114,18 +111,23 @@ class FreePace(Pace):
     def _raise_what_is_left(self) -> None:
         """Raise what went wrong since the ranks have met last: nothing is ever swallowed."""
         outcome = self._looking.take()
-        error = self._error or (None if outcome is None else outcome.error)
-        if error is not None:
-            raise error
+        errors = [self._error, None if outcome is None else outcome.error]
+        if self._side is not None:
+            errors += self._side.heartbeat.take_errors()
+            if self._side.heartbeat.is_superseded and not self._has_told_taken:
+                self._notices.say("superseded", self._side.heartbeat.superseded_message())
+        for error in errors:
+            if error is not None and not isinstance(error, StoreError):
+                raise error
 
     def _finish(self, side: StoreSide, progress: Progress, *, publish: bool, timeout_s: float) -> bool:
         """Leave a last snapshot and a last word; return whether the store has taken them in time."""
-        self._collect_publish()
+        self._collect_publish(is_closing=True)
         if publish:
             side.stage()
         self._publishing.offer(lambda: _finish(side, progress, publish=publish))
         is_done = self._publishing.wait(timeout_s)
-        self._collect_publish()
+        self._collect_publish(is_closing=True)
         self._counters.bytes_fetched = side.fetcher.bytes_read
         return is_done
 
@@ -134,13 +136,13 @@ class FreePace(Pace):
         if side is None or reader is None:
             return None
         try:
-            side.heartbeat.show(progress, {})
-            side.heartbeat.beat()
+            self._begin_to_beat(side, progress)
             if side.saved is not None and side.saved.teachers:
                 return self._take_saved(side, reader, progress)
             if is_strict:
                 self._start_with_others(side, reader, progress)
             sighting = reader.look(self._look(progress))
+            side.heartbeat.check_is_ours()
             self._counters.bytes_fetched = side.fetcher.bytes_read
             if is_strict:
                 _raise_first_error(sighting)
@@ -196,6 +198,7 @@ class FreePace(Pace):
             self._offer_publish(side, progress)
             self._offer_look(progress)
             self._collect(side)
+            self._notice_stale()
             self._notice_being_alone(side, progress.step)
 
     def _offer_publish(self, side: StoreSide, progress: Progress) -> None:
@@ -223,15 +226,18 @@ class FreePace(Pace):
                 self._pending = self._decide(_result(outcome))
         self._counters.bytes_fetched = side.fetcher.bytes_read
 
-    def _collect_publish(self) -> None:
+    def _collect_publish(self, *, is_closing: bool = False) -> None:
         outcome = self._publishing.take()
         if outcome is None:
             return
         if isinstance(outcome.error, StoreError):
             self._publish_backoff.note_failure()
-            self._notices.store_failed(
-                "publish", f"{outcome.error} Training goes on, and it is tried again at a later interval."
+            goes_on = (
+                "The last snapshot that is complete goes on serving."
+                if is_closing
+                else "Training goes on, and it is tried again at a later interval."
             )
+            self._notices.store_failed("publish", f"{outcome.error} {goes_on}")
             return
         written = _result(outcome)
         self._publish_backoff.note_success()
@@ -253,11 +259,10 @@ class FreePace(Pace):
         for peer, where in sighting.not_finite.items():
             if self._quarantine.put(peer, where):
                 self._say_quarantined(peer, where)
-        for arrival in sighting.arrivals:
-            if self._quarantine.let_out(arrival.manifest.peer):
-                self._notices.has_passed(("quarantine", arrival.manifest.peer))
         held = set(self._classroom.peers)
-        quarantined = self._quarantine.peers
+        # Whose snapshot is a better one is let out when its teacher has taken it.
+        arriving = {arrival.manifest.peer for arrival in sighting.arrivals}
+        quarantined = self._quarantine.peers - arriving
         is_new = not held <= set(sighting.wanted) or not quarantined <= self._classroom.quarantined
         if not sighting.arrivals and not is_new:
             return None
@@ -280,7 +285,8 @@ class FreePace(Pace):
             if self._ranks.size == 1:
                 self._bring(changes, is_strict=False)
             else:
-                self._delivery.start(changes)
+                self._agreement.do(lambda: self._delivery.announce(changes))
+                self._delivery.start()
 
     def _go_on_with_delivery(self) -> bool:
         """Let what has arrived on this rank be decoded; return whether nothing is left to wait for."""
@@ -299,6 +305,12 @@ class FreePace(Pace):
             self._pending = Changes(wanted=tuple(self._classroom.peers), quarantined=self._quarantine.peers)
 
     @override
+    def _note_taken(self, arrival: Arrival) -> None:
+        super()._note_taken(arrival)
+        if self._quarantine.let_out(arrival.manifest.peer):
+            self._notices.has_passed(("quarantine", arrival.manifest.peer))
+
+    @override
     def _refuse(self, arrival: Arrival, error: SnapshotMismatchError) -> None:
         super()._refuse(arrival, error)
         if self._newest is not None:
@@ -314,13 +326,14 @@ class FreePace(Pace):
             )
             return
         notices.store_works("find peers")
-        has_failed = any(isinstance(error, StoreError) for error in sighting.errors.values())
+        is_away = {peer for peer, error in sighting.errors.items() if is_outage(error)}
+        # One peer whose snapshot cannot be read must not make all others rarer.
+        has_failed = bool(sighting.wanted) and is_away.issuperset(sighting.wanted or ())
         (self._look_backoff.note_failure if has_failed else self._look_backoff.note_success)()
-        for peer in sorted({*(sighting.wanted or ()), *sighting.errors}):
-            error = sighting.errors.get(peer)
-            if error is None:
-                notices.store_works(("fetch", peer))
-                continue
+        for peer in self._unread - sighting.errors.keys():
+            notices.store_works(("fetch", peer))
+        self._unread = {peer for peer, error in sighting.errors.items() if isinstance(error, StoreError)}
+        for peer, error in sorted(sighting.errors.items()):
             message = f"Nothing new was taken from peer {peer!r} at step {step}: {error}"
             if isinstance(error, StoreError):
                 notices.store_failed(("fetch", peer), message)
@@ -342,12 +355,12 @@ class FreePace(Pace):
                 "learnt from. Pass TeacherOptions(max_teachers=...) for more of them, or topology='ring' for "
                 "one.",
             )
-        # Those that have arrived are taken at the end of the step.
-        self._notice_stale(besides={arrival.manifest.peer for arrival in sighting.arrivals})
 
-    def _notice_stale(self, *, besides: set[str]) -> None:
+    def _notice_stale(self) -> None:
+        # Those that have arrived are taken when the ranks meet next.
+        arriving = {arrival.manifest.peer for arrival in (self._pending.arrivals if self._pending else ())}
         for peer, info in self._classroom.describe().items():
-            if info.share < 1.0 and not info.is_quarantined and peer not in besides:
+            if info.share < 1.0 and not info.is_quarantined and peer not in arriving:
                 self._notices.say(
                     ("stale", peer),
                     f"Peer {peer!r} has published nothing new for {info.age_steps} steps: its teacher counts "
@@ -363,6 +376,11 @@ class FreePace(Pace):
                 f"There has been no teacher for {_LONG_INTERVALS} intervals, up to step {step}: this is not "
                 "codistillation yet. Start the other peers with the same store, which they must all see.",
             )
+
+
+def is_outage(error: BaseException) -> bool:
+    """Return whether it is the store that fails, rather than one snapshot that is not there."""
+    return isinstance(error, StoreError) and not isinstance(error, KeyMissingError)
 
 
 def _publish(side: StoreSide, progress: Progress) -> int:

@@ -44,6 +44,11 @@ class Heartbeat:
         self._errors: list[BaseException] = []
         self._lock = threading.Lock()
 
+    @property
+    def life(self) -> Life:
+        """Who tells."""
+        return self._life
+
     def show(self, progress: Progress, held: Mapping[str, Order]) -> None:
         """Keep for the next beat how far the student is and what its teachers hold."""
         self._progress, self._held = progress, held
@@ -66,10 +71,8 @@ class Heartbeat:
         with self._lock:
             if self._has_ended or self._is_superseded:
                 return
-            if has_been_followed(self._store, self._life.peer, self._life.incarnation):
-                self._is_superseded = True
-                return
-            self._write("running")
+            if self._is_still_ours():
+                self._write("running")
 
     def try_to_beat(self) -> None:
         """Write the status; what hinders it is kept for ``take_errors``."""
@@ -91,15 +94,20 @@ class Heartbeat:
     def check_is_ours(self) -> None:
         """Raise ``PeerTakenError`` if a later life of this peer has been claimed."""
         if self._is_superseded:
-            peer, incarnation = self._life.peer, self._life.incarnation
             raise PeerTakenError(
-                f"Peer {peer!r} has been taken over by another job, a later life than this one "
-                f"(incarnation {incarnation}). This job has stopped publishing; stop it, or start it again "
-                "under a name of its own.",
-                peer=peer,
+                self.superseded_message(),
+                peer=self._life.peer,
                 step=self._progress.step,
-                key=life_key(peer, incarnation + 1),
+                key=life_key(self._life.peer, self._life.incarnation + 1),
             )
+
+    def superseded_message(self) -> str:
+        """Return what to say when the name has been taken over."""
+        return (
+            f"Peer {self._life.peer!r} has been taken over by another job, a later life than this one "
+            f"(incarnation {self._life.incarnation}). This job has stopped publishing; stop it, or start it "
+            "again under a name of its own."
+        )
 
     def end(self, state: State) -> None:
         """Write the last status of this life.
@@ -111,9 +119,23 @@ class Heartbeat:
             StoreError: If the store refuses.
         """
         with self._lock:
-            if not self._has_ended and not self._is_superseded:
+            if not self._has_ended and self._is_still_ours():
                 self._write(state)
             self._has_ended = True
+
+    def is_still_ours(self) -> bool:
+        """Return whether no later life of this peer has been claimed, having looked in the store.
+
+        Raises:
+            StoreError: If the store cannot be read.
+        """
+        with self._lock:
+            return self._is_still_ours()
+
+    def _is_still_ours(self) -> bool:
+        if not self._is_superseded:
+            self._is_superseded = has_been_followed(self._store, self._life.peer, self._life.incarnation)
+        return not self._is_superseded
 
     def _write(self, state: State) -> None:
         self._count += 1

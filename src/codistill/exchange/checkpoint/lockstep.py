@@ -14,6 +14,7 @@ from codistill.exchange.checkpoint.membership import PeerFinder
 from codistill.exchange.checkpoint.reader import Reader
 from codistill.exchange.checkpoint.sighting import Look, Sighting
 from codistill.exchange.checkpoint.waiting import Clock, wait_until
+from codistill.snapshots.codec import first_nan
 from codistill.snapshots.manifest import Manifest, ManifestReference
 from codistill.snapshots.pointer import Pointer
 from codistill.stores.base import Store
@@ -63,6 +64,7 @@ class LockstepReader(Reader):
         timeout_s: float,
         clock: Clock,
         check_fits: Callable[[Manifest], None],
+        check_is_ours: Callable[[], None],
     ) -> None:
         """Read one run.
 
@@ -74,11 +76,13 @@ class LockstepReader(Reader):
             timeout_s: How long to wait.
             clock: To wait by.
             check_fits: Refuses a snapshot that no teacher can hold.
+            check_is_ours: Raises once another life has taken this peer's name.
         """
         self._finder = finder
         self._store = store
         self._fetcher = fetcher
         self._check_fits = check_fits
+        self._check_is_ours = check_is_ours
         self._interval_steps = interval_steps
         self._timeout_s = timeout_s
         self._clock = clock
@@ -91,7 +95,7 @@ class LockstepReader(Reader):
         found = {peer: self._wait(peer, step, deadline_s) for peer in self._finder.others()}
         wanted = self._finder.teachers(found)
         roster = look.roster.copy()
-        arrivals = []
+        arrivals, not_finite = [], {}
         for peer in wanted:
             manifest, reference = found[peer]
             # The last snapshot of a peer that has finished comes again and again, and ages.
@@ -99,7 +103,12 @@ class LockstepReader(Reader):
                 self._check_fits(manifest)
                 roster.see(peer, reference.order, step=step)
                 arrivals.append(self._fetcher.fetch(manifest, reference, first_seen_step=step))
-        return Sighting(look=look, roster=roster, wanted=wanted, arrivals=tuple(arrivals))
+                name = first_nan(arrivals[-1].tensors)
+                if name is not None:
+                    not_finite[peer] = f"{name!r} of its snapshot at step {manifest.step} holds NaN"
+        return Sighting(
+            look=look, roster=roster, wanted=wanted, arrivals=tuple(arrivals), not_finite=not_finite
+        )
 
     def _wait(self, peer: str, step: int, deadline_s: float) -> _Found:
         found = wait_until(
@@ -118,6 +127,7 @@ class LockstepReader(Reader):
         return found
 
     def _at(self, peer: str, step: int) -> _Found | None:
+        self._check_is_ours()
         pointer = self._fetcher.pointer(peer)
         if pointer is None:
             return None

@@ -6,9 +6,9 @@ from typing import final
 
 from typing_extensions import override
 
+from codistill.errors import StoreError
 from codistill.exchange.base import Progress
 from codistill.exchange.checkpoint.changes import Changes
-from codistill.exchange.checkpoint.lives import HEARTBEAT_S
 from codistill.exchange.checkpoint.pace import Pace
 from codistill.exchange.checkpoint.roster import Order
 from codistill.exchange.checkpoint.store_side import StoreSide
@@ -26,18 +26,16 @@ class LockstepPace(Pace):
     def begin(self, progress: Progress) -> None:
         self._classroom.step = progress.step
         self._bring(self._agreement.do(lambda: self._find_teachers(progress)), is_strict=True)
-        if self._side is not None:
-            self._beat_from_now_on(self._side, HEARTBEAT_S)
 
     @override
     def step(self, progress: Progress) -> None:
         self._classroom.step = progress.step
         if progress.step % self._settings.interval_steps != 0:
             return
-        changes = self._agreement.do(lambda: self._exchange(progress))
-        self._bring(changes, is_strict=True)
         was_nan = self._agreement.meet(None, self._classroom.who_was_nan())
         self._quarantine_nan(list(map(bool, was_nan)))
+        changes = self._agreement.do(lambda: self._exchange(progress))
+        self._bring(changes, is_strict=True)
         if self._side is not None:
             self._side.heartbeat.show(progress, self._classroom.orders)
             self._side.heartbeat.try_to_beat()
@@ -52,8 +50,10 @@ class LockstepPace(Pace):
                 if publish:
                     # The others wait for it: they must not be left without a word.
                     self._publish(side, progress, finished=True)
-                with self._notices.instead_of_store_errors("close"):
+                try:
                     side.heartbeat.end("finished" if publish else "left")
+                except StoreError as error:
+                    self._notices.store_failed("close", f"{error} The last snapshot goes on serving.")
                 self._counters.bytes_fetched = side.fetcher.bytes_read
         finally:
             self._background.stop(timeout_s)
@@ -64,8 +64,7 @@ class LockstepPace(Pace):
         if side is None:
             return None
         try:
-            side.heartbeat.show(progress, {})
-            side.heartbeat.beat()
+            self._begin_to_beat(side, progress)
             if side.saved is None:
                 self._publish(side, progress, finished=False)
                 changes = self._read(progress)
@@ -79,15 +78,19 @@ class LockstepPace(Pace):
 
     def _read_saved(self, side: StoreSide, progress: Progress) -> Changes:
         assert side.saved is not None
-        peers = tuple(side.saved.teachers)
+        peers, quarantined = tuple(side.saved.teachers), frozenset[str]()
         arrivals = {peer: self._saved_arrival(side, peer) for peer in peers}
         if progress.step % self._settings.interval_steps == 0:
             # State that was saved while a peer was missing lacks the snapshots of its own step.
             held = {peer: arrival.reference.order for peer, arrival in arrivals.items()}
             newer = self._read(progress, held)
-            peers = newer.wanted
+            peers, quarantined = newer.wanted, newer.quarantined
             arrivals |= {arrival.manifest.peer: arrival for arrival in newer.arrivals}
-        return Changes(wanted=peers, arrivals=tuple(arrivals[peer] for peer in peers))
+        return Changes(
+            wanted=peers,
+            quarantined=quarantined,
+            arrivals=tuple(arrivals[peer] for peer in peers),
+        )
 
     def _exchange(self, progress: Progress) -> Changes | None:
         side = self._side
@@ -105,9 +108,16 @@ class LockstepPace(Pace):
         sighting = self._reader.look(look if held is None else replace(look, held=held))
         self._roster = sighting.roster
         assert sighting.wanted is not None
-        return Changes(wanted=sighting.wanted, arrivals=sighting.arrivals)
+        for peer, where in sighting.not_finite.items():
+            self._say_quarantined(peer, where)
+        return Changes(
+            wanted=sighting.wanted,
+            quarantined=frozenset(sighting.not_finite),
+            arrivals=sighting.arrivals,
+        )
 
     def _publish(self, side: StoreSide, progress: Progress, *, finished: bool) -> None:
         side.stage()
         self._counters.bytes_published += side.publish(progress, finished=finished)
         self._counters.publishes += 1
+        side.heartbeat.check_is_ours()

@@ -5,7 +5,13 @@ from typing import final
 
 from typing_extensions import override
 
-from codistill.errors import CodistillError, PeerMissingError, SnapshotError, StoreError
+from codistill.errors import (
+    CodistillError,
+    PeerMissingError,
+    SnapshotError,
+    SnapshotIntegrityError,
+    StoreError,
+)
 from codistill.exchange.checkpoint.fading import Fading
 from codistill.exchange.checkpoint.fetcher import Fetcher
 from codistill.exchange.checkpoint.heartbeat import Heartbeat
@@ -57,6 +63,7 @@ class NewestReader(Reader):
         self._fading = fading
         self._check_fits = check_fits
         self._passed_over: dict[str, Order] = {}
+        self._suspect: dict[str, Order] = {}
 
     def wait_for(self, count: int, *, timeout_s: float, clock: Clock, step: int) -> None:
         """Wait until that many others have published.
@@ -77,6 +84,7 @@ class NewestReader(Reader):
 
         def are_enough() -> bool | None:
             nonlocal pointers, errors
+            self._heartbeat.check_is_ours()
             pointers, errors = self._finder.find()
             return True if len(pointers) >= count else None
 
@@ -123,7 +131,10 @@ class NewestReader(Reader):
             except _NotFiniteError as error:
                 not_finite[peer] = str(error)
             except SnapshotError as error:
-                self.pass_over(peer, pointer.order)
+                # Half an answer looks like a damaged file; what is damaged is so the second time too.
+                if not isinstance(error, SnapshotIntegrityError) or self._suspect.get(peer) == pointer.order:
+                    self.pass_over(peer, pointer.order)
+                self._suspect[peer] = pointer.order
                 problems[peer] = error
             except StoreError as error:
                 problems[peer] = error

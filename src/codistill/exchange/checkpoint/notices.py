@@ -2,13 +2,12 @@
 
 import sys
 import warnings
-from collections.abc import Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Hashable
 
-from codistill.errors import CodistillWarning, StoreError
+from codistill.errors import CodistillWarning
 
 # Frames between a warning and the line of the user's that it should point to.
-_NOT_THE_CALLER = ("codistill.", "contextlib")
+_NOT_THE_CALLER = ("codistill.",)
 
 
 class Notices:
@@ -27,20 +26,6 @@ class Notices:
     def has_passed(self, subject: Hashable) -> None:
         """Allow a new warning about ``subject``: what was wrong is so no more."""
         self._said.discard(subject)
-
-    @contextmanager
-    def instead_of_store_errors(self, doing: Hashable) -> Iterator[None]:
-        """Warn about a ``StoreError`` in the block and go on.
-
-        Args:
-            doing: What the block does.
-        """
-        try:
-            yield
-        except StoreError as error:
-            self.store_failed(doing, f"{error} Training goes on, and the next interval tries again.")
-        else:
-            self.store_works(doing)
 
     def store_failed(self, doing: Hashable, message: str) -> None:
         """Warn that the store hindered ``doing``: once an outage, whatever else it hinders."""

@@ -12,6 +12,7 @@ from codistill.exchange.checkpoint.background import Background
 from codistill.exchange.checkpoint.changes import Changes
 from codistill.exchange.checkpoint.classroom import Classroom
 from codistill.exchange.checkpoint.delivery import Delivery
+from codistill.exchange.checkpoint.lives import HEARTBEAT_S
 from codistill.exchange.checkpoint.notices import Notices
 from codistill.exchange.checkpoint.reader import Reader
 from codistill.exchange.checkpoint.roster import Roster, Sighted
@@ -65,6 +66,7 @@ class Pace(ABC):
         self._reader = reader
         self._notices = parts.notices
         self._counters = parts.counters
+        self._has_told_taken = False
         self._agreement = Agreement(parts.ranks)
         self._delivery = Delivery(parts.ranks, parts.background.worker("decode"), is_pinned=parts.is_pinned)
         saved = parts.side.saved if parts.side is not None else None
@@ -105,10 +107,11 @@ class Pace(ABC):
 
     def _bring(self, changes: Changes | None, *, is_strict: bool) -> None:
         """Apply rank 0's changes on all ranks, having waited for them."""
-        self._apply(self._delivery.bring(changes), is_strict=is_strict)
+        self._agreement.do(lambda: self._delivery.announce(changes))
+        self._apply(self._agreement.do(self._delivery.bring), is_strict=is_strict)
 
     def _apply(self, changes: Changes, *, is_strict: bool) -> None:
-        """Let the teachers become what was decided, on all ranks or on none.
+        """Let the teachers become what was decided; what fails on one rank is raised on all.
 
         Args:
             changes: What was decided.
@@ -119,8 +122,7 @@ class Pace(ABC):
     def _change(self, changes: Changes, *, is_strict: bool) -> None:
         classroom = self._classroom
         classroom.keep_only(changes.wanted)
-        arrived = {arrival.manifest.peer for arrival in changes.arrivals}
-        classroom.quarantined = (classroom.quarantined | changes.quarantined) - arrived
+        taken = set()
         for arrival in changes.arrivals:
             try:
                 classroom.take(arrival)
@@ -129,7 +131,9 @@ class Pace(ABC):
                     raise
                 self._refuse(arrival, error)
             else:
+                taken.add(arrival.manifest.peer)
                 self._note_taken(arrival)
+        classroom.quarantined = (classroom.quarantined - taken) | changes.quarantined
 
     def _refuse(self, arrival: Arrival, error: SnapshotMismatchError) -> None:
         """Note that a snapshot cannot be used, having found it out late."""
@@ -168,12 +172,16 @@ class Pace(ABC):
             "It will be again once it publishes a better snapshot.",
         )
 
-    def _beat_from_now_on(self, side: StoreSide, period_s: float) -> None:
-        self._background.repeat("heartbeat", side.heartbeat.try_to_beat, period_s)
+    def _begin_to_beat(self, side: StoreSide, progress: Progress) -> None:
+        """Let the heart beat from the first moment on: who waits long must not be taken for dead."""
+        side.heartbeat.show(progress, {})
+        side.heartbeat.beat()
+        self._background.repeat("heartbeat", side.heartbeat.try_to_beat, HEARTBEAT_S)
 
     def _tend_heartbeat(self, side: StoreSide, progress: Progress) -> None:
         """Let the next beat tell how far the student is; raise if the name has been taken over."""
         side.heartbeat.show(progress, self._classroom.orders)
+        self._has_told_taken = side.heartbeat.is_superseded
         side.heartbeat.check_is_ours()
         for error in side.heartbeat.take_errors():
             if not isinstance(error, StoreError):

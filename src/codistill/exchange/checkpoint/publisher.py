@@ -1,7 +1,7 @@
 """Writing this peer's snapshots."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +84,7 @@ class Publisher:
         signing_key: SigningKey | None = None,
         keep: int | None = None,
         retention: Retention | None = None,
+        is_still_ours: Callable[[], bool] = lambda: True,
         previous: ManifestReference | None = None,
         kept: Sequence[Order] = (),
     ) -> None:
@@ -96,6 +97,7 @@ class Publisher:
             signing_key: Signs every pointer; None signs none.
             keep: How many snapshots to keep; None keeps all.
             retention: Knows which snapshots others are reading; None spares none.
+            is_still_ours: Tells whether the name has not been taken over by a later life.
             previous: The peer's last snapshot, of an earlier life.
             kept: (incarnation, sequence) of those that count among the ones to keep, oldest first.
         """
@@ -105,6 +107,7 @@ class Publisher:
         self._signing_key = signing_key
         self._keep = keep
         self._retention = retention
+        self._is_still_ours = is_still_ours
         self._previous = previous
         self._kept = list(kept)
         self._next_sequence = 0
@@ -139,7 +142,7 @@ class Publisher:
             finished: No other will follow.
 
         Returns:
-            Bytes written.
+            Bytes written; 0 if a later life has taken the name, and nothing was published.
 
         Raises:
             StoreError: If the store refuses.
@@ -153,6 +156,10 @@ class Publisher:
             for shard, content in encoded.shards:
                 self._store.write(shard_key(manifest.peer, *manifest.order, shard.name), content)
             self._store.write(manifest.key, document)
+            # All this may have taken minutes: a pointer must not go back behind that of a later life.
+            if not self._is_still_ours():
+                self._delete(manifest.order)
+                return 0
         except StoreError:
             # A store that is full must not be filled with what nobody will read.
             with suppress(StoreError):
@@ -186,8 +193,9 @@ class Publisher:
                 is no pointer.
         """
         with suppress(StoreError):
+            # Of that life only: an owner that did not know that it was followed may have moved it back.
             for order in list(self._kept):
-                if after is None or order > after:
+                if after is None or (order[0] == after[0] and order > after):
                     self._delete(order)
                     self._kept.remove(order)
 

@@ -66,5 +66,8 @@ class Quarantine:
 
     def let_out(self, peer: str) -> bool:
         """Let a peer out, which has published a good snapshot; return whether it was in."""
+        # Who is not in it is judged by what the teacher holds, at every interval.
+        if self._reasons.pop(peer, None) is None:
+            return False
         self._bad_intervals.pop(peer, None)
-        return self._reasons.pop(peer, None) is not None
+        return True

@@ -35,6 +35,8 @@ class SavedState:
     """Its teachers, by peer."""
     seen: Mapping[str, Sighted] = field(default_factory=dict)
     """The newest snapshot that it has seen of every peer: no reader goes back behind it."""
+    is_of_rank_0: bool = True
+    """Whether rank 0 saved it, which alone knows ``previous`` and ``seen``."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return what ``from_dict`` reads."""
@@ -42,6 +44,7 @@ class SavedState:
             "peer": self.peer,
             "run_id": self.run_id,
             "incarnation": self.incarnation,
+            "is_of_rank_0": self.is_of_rank_0,
             "previous": None if self.previous is None else self.previous.to_fields(),
             "teachers": {
                 peer: {"manifest": teacher.manifest.to_fields(), "first_seen_step": teacher.first_seen_step}
@@ -64,8 +67,8 @@ class SavedState:
         Raises:
             ValueError: If a field is missing or not what it should be.
         """
-        # What was saved before readers remembered lacks "seen".
-        fields = Fields({"seen": {}, **state}, "state")
+        # What was saved before readers remembered, and before there were ranks, lacks these.
+        fields = Fields({"seen": {}, "is_of_rank_0": True, **state}, "state")
         teachers = {
             peer: Fields(saved, f"teachers[{peer!r}]") for peer, saved in fields.items("teachers", limit=64)
         }
@@ -74,6 +77,7 @@ class SavedState:
             peer=fields.text("peer"),
             run_id=fields.text("run_id"),
             incarnation=fields.integer("incarnation"),
+            is_of_rank_0=fields.boolean("is_of_rank_0"),
             previous=None
             if fields.is_null("previous")
             else ManifestReference.from_fields(fields.fields("previous")),

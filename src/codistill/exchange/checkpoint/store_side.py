@@ -108,13 +108,14 @@ class StoreSide:
             topology=settings.topology,
             max_teachers=settings.teachers.max_teachers,
         )
+        heartbeat = Heartbeat(store, life)
         return cls(
             run_id=run_id,
             source=source,
             staging=staging,
             fetcher=fetcher,
-            publisher=_make_publisher(store, life, settings, own, saved, finder, clock),
-            heartbeat=Heartbeat(store, life),
+            publisher=_make_publisher(store, heartbeat, settings, own, saved, finder, clock),
+            heartbeat=heartbeat,
             finder=finder,
             saved=saved,
         )
@@ -147,6 +148,7 @@ class StoreSide:
             timeout_s=timeout_s,
             clock=clock,
             check_fits=check_fits,
+            check_is_ours=self.heartbeat.check_is_ours,
         )
 
     def stage(self) -> None:
@@ -167,19 +169,27 @@ class StoreSide:
 
 def _make_publisher(
     store: Store,
-    life: Life,
+    heartbeat: Heartbeat,
     settings: Settings,
     own: Pointer | None,
     saved: SavedState | None,
     finder: PeerFinder,
     clock: Clock,
 ) -> Publisher:
+    life = heartbeat.life
     newest = None if own is None else own.manifest
     codec, key = settings.snapshots.codec, settings.signing_key
     if settings.lockstep is not None:
         # What was published after the state was saved is published again, the same to the bit.
         previous = newest if saved is None else saved.previous
-        return Publisher(store, life, codec=codec, signing_key=key, previous=previous)
+        return Publisher(
+            store,
+            life,
+            codec=codec,
+            signing_key=key,
+            is_still_ours=heartbeat.is_still_ours,
+            previous=previous,
+        )
     publisher = Publisher(
         store,
         life,
@@ -187,6 +197,7 @@ def _make_publisher(
         signing_key=key,
         keep=settings.snapshots.keep or _KEPT_BY_DEFAULT,
         retention=Retention(store, peer=life.peer, others=finder.others, clock=clock),
+        is_still_ours=heartbeat.is_still_ours,
         previous=newest,
         kept=_own_snapshots(store, life.peer),
     )
