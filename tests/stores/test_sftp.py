@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from codistill.errors import ExtraMissingError, StoreError
+from codistill.extras import require
 from codistill.stores import open_store
 from codistill.stores import ssh as ssh_module
-from codistill.extras import require
 from codistill.stores.sftp import SftpStore
 from codistill.testing.stores import StoreContract
 
