@@ -207,3 +207,18 @@ def test_a_named_pipe_is_no_value_and_holds_nobody_up(tmp_path):
         store.read("latest.json", max_bytes=10)
     with pytest.raises(KeyMissingError):
         store.read_into("latest.json", memoryview(bytearray(10)))
+
+
+def test_sweeping_removes_what_killed_writes_have_left_and_nothing_else(tmp_path):
+    store = DirectoryStore(tmp_path)
+    store.write("a/snapshots/0-1/manifest.json", b"{}")
+    torn = [tmp_path / "a/snapshots/0-2/.1f.tmp", tmp_path / "a/snapshots/0-1/.2f.tmp"]
+    elsewhere = tmp_path / "b/.3f.tmp"
+    for file in (*torn, elsewhere):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"part")
+    store.sweep("a/snapshots")
+    assert not any(file.exists() for file in torn)
+    assert not (tmp_path / "a/snapshots/0-2").exists()
+    assert elsewhere.exists()
+    assert store.read("a/snapshots/0-1/manifest.json", max_bytes=9) == b"{}"

@@ -165,6 +165,23 @@ class Store(ABC):
         check_int("limit", limit, minimum=1, hint=_COUNTED)
         return self._list_names(prefix, limit=limit)
 
+    def sweep(self, prefix: str) -> None:
+        """Remove what killed writes have left in and below a folder, if the backend leaves anything.
+
+        For whoever alone writes there: a write of somebody else's that is under way would fail.
+
+        Args:
+            prefix: The folder, without a slash at the end.
+
+        Raises:
+            StoreError: If the backend refuses.
+        """
+        check_key(prefix, "prefix")
+        self._sweep(prefix)
+
+    def _sweep(self, prefix: str) -> None:  # noqa: B027 - most backends leave nothing
+        """Remove the leftovers; a subclass that writes to temporary places overrides it."""
+
     def close(self) -> None:  # noqa: B027 - most stores have none to let go
         """Let connections go, if there are any; the store may be used again."""
 

@@ -30,7 +30,7 @@ class DirectoryStore(Store):
     part of one. Nothing is flushed to the disk (no ``fsync``): snapshots are not checkpoints. A power
     failure may lose the newest ones, and the digests in the manifests refuse whatever is torn; waiting
     for the disk at every publish would cost more than that. A process killed while it writes leaves
-    its temporary file, whose name begins with a dot and which is never listed.
+    its temporary file, whose name begins with a dot and which is never listed; ``sweep`` removes it.
 
     **Ranks**: any process that sees the folder; files get the permissions of the process's umask.
     **Blocks**: as long as the file system does, which for a lost NFS server is until it is back.
@@ -148,6 +148,14 @@ class DirectoryStore(Store):
                     return heapq.nsmallest(limit, (e.name for e in entries if not e.name.startswith(".")))
             except (FileNotFoundError, NotADirectoryError):
                 return []
+
+    @override
+    def _sweep(self, prefix: str) -> None:
+        with self._errors("sweep", prefix):
+            for file in list((self._root / prefix).rglob(".*.tmp")):
+                file.unlink(missing_ok=True)
+                with suppress(OSError):  # not empty
+                    file.parent.rmdir()
 
     @contextmanager
     def _opened(self, key: str) -> Iterator[BinaryIO]:

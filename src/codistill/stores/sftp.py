@@ -144,6 +144,24 @@ class SftpStore(Store):
                 return []
             return heapq.nsmallest(limit, (name for name in names if not name.startswith(".")))
 
+    @override
+    def _sweep(self, prefix: str) -> None:
+        with self._errors("sweep", prefix), self._sftp() as sftp:
+            folders = [self._path(prefix)]
+            while folders:
+                folder = folders.pop()
+                try:
+                    entries = sftp.listdir_attr(folder)
+                except FileNotFoundError:
+                    continue
+                for entry in entries:
+                    path = posixpath.join(folder, entry.filename)
+                    if stat.S_ISDIR(entry.st_mode or 0):
+                        folders.append(path)
+                    elif entry.filename.startswith(".") and entry.filename.endswith(".tmp"):
+                        with suppress(FileNotFoundError):
+                            sftp.remove(path)
+
     def _path(self, key: str) -> str:
         return posixpath.join(self._root, key) if key else self._root
 

@@ -259,6 +259,10 @@ class FaultyStore(Store):
             self._store.delete(key)
 
     @override
+    def _sweep(self, prefix: str) -> None:
+        self._store.sweep(prefix)
+
+    @override
     def _list_names(self, prefix: str, *, limit: int) -> list[str]:
         with self._calling("list_names", prefix):
             return self._store.list_names(prefix, limit=limit)

@@ -95,6 +95,13 @@ class StoreContract:
         assert store.read("a", max_bytes=4, start=10) == b""
         assert store.read("a", max_bytes=4, start=10**6) == b""
 
+    def test_sweeping_takes_no_values(self, store: Store) -> None:
+        """Only what interrupted writes have left."""
+        store.write("a/b/c", b"value")
+        store.sweep("a")
+        store.sweep("nowhere")
+        assert store.read("a/b/c", max_bytes=10) == b"value"
+
     def test_read_into_fills_a_buffer(self, store: Store) -> None:
         """As far as the value reaches, and not beyond the buffer."""
         store.write("a", b"0123456789")

@@ -17,7 +17,7 @@ from codistill.exchange.checkpoint.retention import Retention
 from codistill.exchange.checkpoint.roster import Order
 from codistill.snapshots.codec import EncodedSnapshot, check_codec
 from codistill.snapshots.fingerprint import fingerprint
-from codistill.snapshots.keys import manifest_key, pointer_key, shard_key, shard_name
+from codistill.snapshots.keys import manifest_key, pointer_key, shard_key, shard_name, snapshots_prefix
 from codistill.snapshots.manifest import Manifest, ManifestReference
 from codistill.snapshots.metadata import check_metadata
 from codistill.snapshots.pointer import Pointer
@@ -193,6 +193,7 @@ class Publisher:
                 is no pointer.
         """
         with suppress(StoreError):
+            self._store.sweep(snapshots_prefix(self._life.peer))
             # Of that life only: an owner that did not know that it was followed may have moved it back.
             for order in list(self._kept):
                 if after is None or (order[0] == after[0] and order > after):
