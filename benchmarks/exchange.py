@@ -331,11 +331,15 @@ def main() -> int:
     """Measure, print, and tell whether the limits hold."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--width", type=int, default=2880, help="2880 makes 25 million parameters")
-    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--batch-size", type=int, default=192)
     parser.add_argument("--interval-steps", type=int, default=50)
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--out", type=Path, help="also write the result here, as JSON")
+    parser.add_argument("--threads", type=int, default=1, help="of torch, for training")
     arguments = parser.parse_args()
+    # With as many as there are cores, those of two libraries wait for one another by spinning: an operation
+    # on a handful of numbers then takes milliseconds, here as in plain training.
+    torch.set_num_threads(arguments.threads)
     load_before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         speeds = copy_and_write(arguments.width, max(arguments.rounds, 3) * 3, Path(folder))

@@ -46,7 +46,7 @@ def run(folder: Path, *, count: int, seed: int) -> dict[str, Any]:
 
 def _judge(journals: dict[str, list[dict[str, Any]]], begin_s: float, end_s: float) -> dict[str, Any]:
     paces: dict[str, list[float]] = {"before": [], "during": [], "after": []}
-    longest_s, said, back = 0.0, [], []
+    longest_s, said, others, back = 0.0, [], [], []
     for journal in journals.values():
         spans = {
             "before": (begin_s - _BEFORE_S, begin_s),
@@ -61,14 +61,16 @@ def _judge(journals: dict[str, list[dict[str, Any]]], begin_s: float, end_s: flo
                 paces[name].append(INTERVAL_STEPS * (len(marks) - 1) / (marks[-1] - marks[0]))
         outage = [e for e in journal if begin_s <= e["at_s"] <= end_s + _AFTER_S]
         longest_s = max(longest_s, *(e["longest_stall_s"] for e in outage if e["kind"] == "interval"))
-        said.append([e["message"] for e in outage if e["kind"] == "warning"])
+        messages = [e["message"] for e in outage if e["kind"] == "warning"]
+        said.append(sum("Training goes on" in message for message in messages))
+        others.append(len(messages) - said[-1])
         back.append(_intervals_until_back(journal, end_s))
     return {
         "seconds": end_s - begin_s,
         "steps_per_s": {name: statistics.mean(values) for name, values in paces.items()},
         "longest_stall_s": longest_s,
-        "warnings": [len(messages) for messages in said],
-        "said": said[0][:1],
+        "store_warnings": said,
+        "other_warnings": others,
         "intervals_until_back": back,
     }
 

@@ -54,7 +54,7 @@ def is_kept(results: dict[str, Any]) -> bool:
 
 
 def _is_bad(outage: dict[str, Any]) -> bool:
-    return any(count > 1 for count in outage["warnings"]) or None in outage["intervals_until_back"]
+    return any(count > 1 for count in outage["store_warnings"]) or None in outage["intervals_until_back"]
 
 
 def _parts(results: dict[str, Any]) -> Iterator[str]:
@@ -126,7 +126,9 @@ def _outages(outages: dict[str, Any]) -> Iterator[str]:
     yield _text(
         "Three peers train, with steps of about 20 ms and an interval of 50; the store is "
         "taken away and comes back. The pace is the mean of the three in the 20 s before, "
-        "during the outage, and in the 20 s after."
+        "during the outage, and in the 20 s after. Warnings are the most that any peer gave: one about the "
+        "store, and about its teachers that their snapshots have become too old, as 20 intervals go by in "
+        "less than half a minute here."
     )
     rows = []
     for outage in outages["outages"]:
@@ -137,7 +139,8 @@ def _outages(outages: dict[str, Any]) -> Iterator[str]:
                 f"{outage['seconds']:.0f} s",
                 *(f"{pace[name]:.1f}" for name in ("before", "during", "after")),
                 f"{1000 * outage['longest_stall_s']:.0f} ms",
-                str(max(outage["warnings"])),
+                str(max(outage["store_warnings"])),
+                str(max(outage["other_warnings"])),
                 "never" if None in back else str(max(back)),
             )
         )
@@ -147,7 +150,8 @@ def _outages(outages: dict[str, Any]) -> Iterator[str]:
         "during",
         "after",
         "longest stall of a step",
-        "most warnings of a peer",
+        "warnings of a peer about the store",
+        "about its teachers",
         "intervals until all had published and taken again",
     )
     yield from _table(heads, rows)
@@ -167,7 +171,8 @@ def _soak(soak: dict[str, Any]) -> Iterator[str]:
         "A stall is what one step spent in the exchange; the longest is that of any peer "
         "during the fault and three seconds after. Intervals are the most that a peer needed "
         "to publish and take again, or, of one that was killed, that the others needed to "
-        "take its first new snapshot (judged where nothing else was broken meanwhile)."
+        "take its first new snapshot (judged where nothing else was broken meanwhile). A file that "
+        "was flipped, truncated or deleted may have been one that nobody had to read any more."
     )
     rows = [
         (

@@ -20,7 +20,6 @@ ROUNDS: Final = 5
 _CALM_S: Final = 8.0
 _FOUND_BACK_S: Final = 30.0
 _AFTERMATH_S: Final = 3.0
-_SAMPLES: Final = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,7 +207,6 @@ def _judge(
     """Return what all faults of one kind came to."""
     back: list[int] = []
     lost: list[str] = []
-    samples: list[str] = []
     stalls, steps, said = [0.0], [0.0], [0]
     for event in events:
         during = {
@@ -219,9 +217,7 @@ def _judge(
             intervals = [e for e in seen if e["kind"] == "interval"]
             stalls += [e["longest_stall_s"] for e in intervals]
             steps += [e["longest_step_s"] for e in intervals]
-            messages = [e["message"] for e in seen if e["kind"] == "warning"]
-            said.append(len(messages))
-            samples += messages
+            said.append(sum(e["kind"] == "warning" for e in seen))
         if event.is_followed:
             for life, journal in lives.items():
                 if _is_alive(life, event, peers, journal):
@@ -242,7 +238,6 @@ def _judge(
         "longest_stall_s": max(stalls),
         "longest_step_s": max(steps),
         "most_warnings": max(said),
-        "said": samples[:_SAMPLES],
     }
 
 
@@ -292,7 +287,7 @@ def _sum_up(
     for part in with_faults:
         for name, judged in part["kinds"].items():
             one = summed.setdefault(name, {"promise": part["promises"][name]})
-            for field in ("tries", "refused_at_start", "judged", "lost", "said"):
+            for field in ("tries", "refused_at_start", "judged", "lost"):
                 one[field] = one[field] + judged[field] if field in one else judged[field]
             for field in ("most_intervals", "longest_stall_s", "longest_step_s", "most_warnings"):
                 known = [value for value in (one.get(field), judged[field]) if value is not None]

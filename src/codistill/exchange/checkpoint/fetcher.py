@@ -135,7 +135,7 @@ class Fetcher:
             )
         try:
             contents = make_room(manifest, is_pinned=self._is_pinned)
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             raise SnapshotError(
                 f"Snapshot of peer {manifest.peer!r} at step {manifest.step} needs {manifest.total_bytes} "
                 "bytes of memory, which are not there.",
