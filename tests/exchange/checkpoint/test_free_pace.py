@@ -9,7 +9,7 @@ import pytest
 import torch
 from typing_extensions import override
 
-from codistill.errors import CodistillWarning, PeerTakenError
+from codistill.errors import CodistillWarning, PeerTakenError, SnapshotFormatError
 from codistill.exchange.base import Progress
 from codistill.exchange.checkpoint import CheckpointExchange, Membership, load_snapshot
 from codistill.exchange.checkpoint.background import Background, Outcome, Worker
@@ -826,3 +826,23 @@ def test_fading_is_said_while_the_store_is_away(store, join, publish):
     with pytest.warns(CodistillWarning) as caught:
         step(exchange, *range(1, 6))
     assert any("'b' has published nothing new" in str(warning.message) for warning in caught)
+
+
+@pytest.mark.parametrize("way", ["state", "rejoin"])
+def test_a_peer_comes_back_over_its_own_damaged_pointer(store, join, way):
+    first = join(store, "a")
+    step(first, 1, 2)
+    state = first.state_dict()
+    first.close(Progress(step=2), publish=False)
+    store.write("a/latest.json", b"")
+    options = {"state": state} if way == "state" else {"membership": Membership(rejoin=True)}
+    again = join(store, "a", **options)
+    step(again, 3)
+    other = join(store, "b")
+    assert (other.teachers["a"].incarnation, other.teachers["a"].step) == (1, 3)
+
+
+def test_a_new_job_does_not_write_over_a_damaged_pointer(store, join):
+    store.write("a/latest.json", b"")
+    with pytest.raises(SnapshotFormatError, match="pointer"):
+        join(store, "a")

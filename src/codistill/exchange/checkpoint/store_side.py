@@ -6,6 +6,7 @@ from typing import Final, Self
 
 from torch import Tensor, nn
 
+from codistill.errors import SnapshotFormatError
 from codistill.exchange.base import Progress
 from codistill.exchange.checkpoint.fetcher import Fetcher
 from codistill.exchange.checkpoint.heartbeat import Heartbeat
@@ -88,7 +89,7 @@ class StoreSide:
             signing_key=settings.signing_key,
             is_pinned=any(tensor.is_cuda for tensor in tensors.values()),
         )
-        own = fetcher.pointer(settings.peer)
+        own = _own_pointer(fetcher, settings, saved)
         if own is not None and saved is None and not settings.membership.rejoin:
             check_new(fetcher.manifest(own.manifest), store)
         check_name_is_free(store, settings.peer, clock=clock)
@@ -201,8 +202,28 @@ def _make_publisher(
         previous=newest,
         kept=_own_snapshots(store, life.peer),
     )
-    publisher.delete_unfinished(after=None if own is None else own.order)
+    if own is not None or not _may_go_on(settings, saved):
+        publisher.delete_unfinished(after=None if own is None else own.order)
     return publisher
+
+
+def _may_go_on(settings: Settings, saved: SavedState | None) -> bool:
+    """Return whether this job may write over what the peer has published before."""
+    return saved is not None or settings.membership.rejoin
+
+
+def _own_pointer(fetcher: Fetcher, settings: Settings, saved: SavedState | None) -> Pointer | None:
+    """Return the pointer to this peer's newest snapshot; None if there is none.
+
+    A pointer that was damaged on its disk must not keep the peer from coming back: the next publish
+    replaces it. What another run or another key has signed is no accident, and is raised.
+    """
+    try:
+        return fetcher.pointer(settings.peer)
+    except SnapshotFormatError:
+        if not _may_go_on(settings, saved):
+            raise
+        return None
 
 
 def _own_snapshots(store: Store, peer: str) -> list[Order]:
