@@ -109,7 +109,7 @@ class FreePace(Pace):
         self._raise_what_is_left()
 
     def _raise_what_is_left(self) -> None:
-        """Raise what went wrong since the ranks have met last: nothing is ever swallowed."""
+        """Raise what went wrong since the ranks met last, but for a store that failed at the end."""
         outcome = self._looking.take()
         errors = [self._error, None if outcome is None else outcome.error]
         if self._side is not None:
