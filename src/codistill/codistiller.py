@@ -14,7 +14,13 @@ from torch import Tensor, nn
 from codistill.arguments import check_int, check_seconds
 from codistill.divergence_guard import DivergenceGuard
 from codistill.errors import CodistillWarning
-from codistill.exchange.base import Exchange, Predictions, TeacherInfo, check_inputs
+from codistill.exchange.base import (
+    DistillationSettings,
+    Exchange,
+    Predictions,
+    TeacherInfo,
+    check_inputs,
+)
 from codistill.losses.divergences import Divergence, DivergenceFunction, as_divergence
 from codistill.losses.targets import Combine, DenseTarget, distillation_term, validate_combine
 from codistill.parallel.group import PeerGroup, PeerRanks
@@ -101,10 +107,14 @@ class Codistiller:
         self._divergence = as_divergence(distillation_loss)
         validate_combine(self._divergence, combine)
         self._combine: Combine = combine
-        self._weight = BurnIn(as_schedule(_checked_weight(weight)), burn_in_steps)
+        schedule = as_schedule(_checked_weight(weight))
+        self._weight = BurnIn(schedule, burn_in_steps)
         self._exchange = exchange
         self._ranks = PeerRanks(group)
-        exchange.bind(model, outputs_to_logits, self._ranks)
+        settings = DistillationSettings(
+            divergence=self._divergence, combine=combine, weight=schedule, burn_in_steps=burn_in_steps
+        )
+        exchange.bind(model, outputs_to_logits, self._ranks, settings)
         self._tally = Tally()
         self._guard = DivergenceGuard()
         self._stall_s = 0.0

@@ -126,8 +126,8 @@ class Spoilt(Exchange):
     def teachers(self):
         return self.inner.teachers
 
-    def bind(self, model, outputs_to_logits, ranks=None):
-        self.inner.bind(model, outputs_to_logits, ranks)
+    def bind(self, model, outputs_to_logits, ranks=None, settings=None):
+        self.inner.bind(model, outputs_to_logits, ranks, settings)
 
     def begin(self, progress):
         self.inner.begin(progress)
@@ -169,9 +169,9 @@ def maker_of(kind):
 
 def test_the_contract_notices_a_second_student():
     class Shared(Spoilt):
-        def bind(self, model, outputs_to_logits, ranks=None):
+        def bind(self, model, outputs_to_logits, ranks=None, settings=None):
             self.inner._model = None
-            super().bind(model, outputs_to_logits, ranks)
+            super().bind(model, outputs_to_logits, ranks, settings)
 
     with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
         ExchangeContract().test_it_belongs_to_one_student(maker_of(Shared))
@@ -208,8 +208,8 @@ def test_the_contract_notices_predictions_out_of_order():
 
 def test_the_contract_notices_a_student_in_eval_mode():
     class Evaluating(Spoilt):
-        def bind(self, model, outputs_to_logits, ranks=None):
-            super().bind(model.eval(), outputs_to_logits, ranks)
+        def bind(self, model, outputs_to_logits, ranks=None, settings=None):
+            super().bind(model.eval(), outputs_to_logits, ranks, settings)
 
     with pytest.raises(AssertionError):
         ExchangeContract().test_the_student_stays_as_it_is(maker_of(Evaluating))

@@ -7,8 +7,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from codistill.losses.targets import DenseTarget
+from codistill.losses.divergences import Divergence
+from codistill.losses.targets import Combine, DenseTarget
 from codistill.parallel.group import PeerRanks
+from codistill.schedules import Schedule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +67,20 @@ class TeacherInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DistillationSettings:
+    """What the predictions are for: the student's distillation loss."""
+
+    divergence: Divergence
+    """The loss between the student and one teacher."""
+    combine: Combine = "losses"
+    """How several teachers become one term."""
+    weight: Schedule
+    """What the term is multiplied by, by optimizer step; without burn-in."""
+    burn_in_steps: int = 0
+    """First steps in which the weight is 0."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
     """How far the student has come."""
 
@@ -105,11 +121,13 @@ class Exchange(ABC):
         counters: Bytes and counts so far.
         interval_steps: Optimizer steps between two publishes; 1 where predictions are swapped.
         is_lockstep: Whether peers wait for one another, so that a run is reproducible to the bit.
+        is_collective: Whether all peers must call ``predict`` together, once for each loss after burn-in.
     """
 
     counters: ExchangeCounters
     interval_steps: int
     is_lockstep: bool = False
+    is_collective: bool = False
 
     @abstractmethod
     def bind(
@@ -117,6 +135,7 @@ class Exchange(ABC):
         model: nn.Module,
         outputs_to_logits: Callable[[Any], Tensor] | None,
         ranks: PeerRanks | None = None,
+        settings: DistillationSettings | None = None,
     ) -> None:
         """Meet the student, before anything else.
 
@@ -124,9 +143,10 @@ class Exchange(ABC):
             model: The student, perhaps wrapped.
             outputs_to_logits: Turns what a model returns into logits; None if it returns them.
             ranks: The ranks of this peer; None for the whole world of torch.distributed.
+            settings: The student's distillation loss; None if it is not known.
 
         Raises:
-            ValueError: If the exchange belongs to another student already.
+            ValueError: If the exchange belongs to another student already, or cannot serve such a loss.
         """
 
     @abstractmethod

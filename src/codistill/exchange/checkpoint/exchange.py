@@ -11,7 +11,14 @@ from typing import Any, Final, NoReturn, final
 from torch import Tensor, nn
 from typing_extensions import override
 
-from codistill.exchange.base import Exchange, ExchangeCounters, Predictions, Progress, TeacherInfo
+from codistill.exchange.base import (
+    DistillationSettings,
+    Exchange,
+    ExchangeCounters,
+    Predictions,
+    Progress,
+    TeacherInfo,
+)
 from codistill.exchange.checkpoint.agreement import Agreement
 from codistill.exchange.checkpoint.background import Background, Threads
 from codistill.exchange.checkpoint.classroom import Classroom
@@ -133,6 +140,7 @@ class CheckpointExchange(Exchange):
         model: nn.Module,
         outputs_to_logits: Callable[[Any], Tensor] | None,
         ranks: PeerRanks | None = None,
+        settings: DistillationSettings | None = None,
     ) -> None:
         if self._model is not None:
             raise ValueError(
