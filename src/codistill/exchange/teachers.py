@@ -12,7 +12,14 @@ from codistill.arguments import check_int
 from codistill.errors import SnapshotMismatchError
 from codistill.exchange.base import PeerPrediction, TeacherInfo, check_inputs
 from codistill.losses.targets import DenseTarget
-from codistill.parallel.weights import copy_into, named_tensors, unwrap
+from codistill.parallel.weights import (
+    copy_into,
+    is_sharded,
+    materialise,
+    named_fragments,
+    named_tensors,
+    unwrap,
+)
 from codistill.snapshots.fingerprint import describe_difference
 from codistill.snapshots.info import SnapshotInfo
 
@@ -27,7 +34,17 @@ class TeacherOptions:
 
     build: Callable[[SnapshotInfo], nn.Module] | None = None
     """Returns a new module for the peer of a snapshot, once a peer, and again if that peer comes back with
-    another architecture; None copies the student."""
+    another architecture; None copies the student. It may be parallelised (``fully_shard``), then on all
+    ranks alike, and it may be on the meta device."""
+    dtype: torch.dtype | None = None
+    """Floating dtype of the teachers' weights, and of what they are called with; None keeps the module's own.
+    Half of the bits are half of the memory."""
+    device: torch.device | str | None = None
+    """Where teachers live, such as another GPU or "cpu"; inputs go there, predictions come back. None is
+    where the module is."""
+    every: int = 1
+    """Let teachers predict at every such step only; in between the distillation loss is 0. It is not scaled
+    up for that: raise the weight."""
     max_teachers: int = 4
     """The most teachers to hold; each costs one copy of the weights and one forward a batch."""
 
@@ -38,6 +55,15 @@ class TeacherOptions:
                 f"build must be a function from SnapshotInfo to a module, got {type(self.build).__name__}. "
                 "Pass build=lambda info: MyModel(...)."
             )
+        if self.dtype is not None and not (
+            isinstance(self.dtype, torch.dtype) and self.dtype.is_floating_point
+        ):
+            raise TypeError(
+                f"dtype must be a floating dtype of torch, got {self.dtype!r}. torch.bfloat16 is usual."
+            )
+        if self.device is not None:
+            _check_device(self.device)
+        check_int("every", self.every, minimum=1, hint="1 is at each step.")
         hint = "To train without peers, leave out the Codistiller."
         check_int("max_teachers", self.max_teachers, minimum=1, hint=hint)
 
@@ -52,13 +78,33 @@ class Teacher:
     stays what it was.
     """
 
-    def __init__(self, module: nn.Module, *, is_built: bool = False) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        is_built: bool = False,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
         """Freeze a module of the teacher's own.
 
         Args:
             module: The module.
             is_built: Whether it is the user's ``build`` that made it.
+            dtype: What to convert it to; None keeps it.
+            device: Where to move it; None leaves it.
+
+        Raises:
+            ValueError: If ranks divide the module among them, and it is to be converted or moved.
         """
+        if dtype is not None or device is not None:
+            if is_sharded(module):
+                raise ValueError(
+                    "dtype and device must be None for a teacher that ranks divide among them, got "
+                    f"{dtype} and {device}. Let build return it so."
+                )
+            module = module.to(device=device, dtype=dtype)
+        self._dtype, self._device = dtype, device
         self._module = module.requires_grad_(False).eval()
         self._is_built = is_built
         self._info: SnapshotInfo | None = None
@@ -68,6 +114,11 @@ class Teacher:
     def module(self) -> nn.Module:
         """The module that predicts."""
         return self._module
+
+    @property
+    def is_divided(self) -> bool:
+        """Whether the ranks of the peer divide the module among them."""
+        return is_sharded(self._module)
 
     @property
     def first_seen_step(self) -> int:
@@ -82,14 +133,33 @@ class Teacher:
         """Raise ``SnapshotMismatchError`` unless names and shapes of the snapshot are the module's."""
         check_fits(info, shapes_of(self._module), key=key, is_built=self._is_built)
 
-    def load(self, tensors: Mapping[str, Tensor], info: SnapshotInfo, *, first_seen_step: int) -> None:
-        """Copy a snapshot that fits into the module's own memory."""
-        copy_into(self._module, tensors)
+    def load(
+        self,
+        tensors: Mapping[str, Tensor],
+        info: SnapshotInfo,
+        *,
+        first_seen_step: int,
+        are_fragments: bool = False,
+    ) -> None:
+        """Copy a snapshot that fits into the module's own memory.
+
+        Args:
+            tensors: Its tensors by name, whole or this rank's fragments.
+            info: What it is.
+            first_seen_step: The student's step at which it first saw it.
+            are_fragments: Whether they are this rank's fragments.
+        """
+        copy_into(self._module, tensors, are_fragments=are_fragments)
         self._info = info
         self._first_seen_step = first_seen_step
 
     def predict(
-        self, inputs: Any, outputs_to_logits: Callable[[Any], Tensor] | None, *, share: float = 1.0
+        self,
+        inputs: Any,
+        outputs_to_logits: Callable[[Any], Tensor] | None,
+        *,
+        share: float = 1.0,
+        device: torch.device | None = None,
     ) -> PeerPrediction:
         """Return this peer's prediction on a batch; only after ``load``.
 
@@ -100,8 +170,12 @@ class Teacher:
             inputs: What the student was called with.
             outputs_to_logits: Turns what the module returns into logits.
             share: How much the prediction counts otherwise.
+            device: Where the prediction is to be; None for where it is made.
         """
         assert self._info is not None
+        check_inputs(inputs)
+        if self._dtype is not None or self._device is not None:
+            inputs = _move(inputs, dtype=self._dtype, device=self._device)
         with torch.no_grad():
             outputs = _call(self._module, inputs)
             logits = outputs if outputs_to_logits is None else outputs_to_logits(outputs)
@@ -110,7 +184,8 @@ class Teacher:
                 f"The model's output must be a tensor of logits, got {type(logits).__name__}. "
                 "Pass Codistiller(outputs_to_logits=...), such as lambda outputs: outputs.logits."
             )
-        logits, usable = _without_nan(DenseTarget(logits.detach()).logits)
+        logits = DenseTarget(logits.detach()).logits
+        logits, usable = _without_nan(logits if device is None else logits.to(device))
         return PeerPrediction(
             peer=self._info.peer,
             target=DenseTarget(logits),
@@ -196,7 +271,8 @@ def make_teacher(
         SnapshotMismatchError: If ``build`` raises.
     """
     if options.build is None:
-        return Teacher(_copy_without_forward_hooks(unwrap(student)))
+        copied = _copy_without_forward_hooks(unwrap(student))
+        return Teacher(copied, dtype=options.dtype, device=options.device)
     devices = {tensor.device.index for tensor in named_tensors(student).values() if tensor.is_cuda}
     # A model's initialisation draws random numbers; the student's stream must not notice.
     with torch.random.fork_rng(devices=sorted(devices)):
@@ -217,7 +293,9 @@ def make_teacher(
             f"build must return a module of its own for peer {info.peer!r}, got one that shares weights with "
             "the student or with another teacher. Return a new model."
         )
-    return Teacher(module, is_built=True)
+    device = next(tensor.device for tensor in named_tensors(student).values())
+    materialise(module, torch.device(options.device or device))
+    return Teacher(module, is_built=True, dtype=options.dtype, device=options.device)
 
 
 def check_can_be_copied(student: nn.Module) -> None:
@@ -226,6 +304,12 @@ def check_can_be_copied(student: nn.Module) -> None:
     Raises:
         TypeError: If it cannot be copied.
     """
+    if is_sharded(student):
+        raise TypeError(
+            "A model that ranks divide among them (fully_shard) cannot be copied to serve as a teacher, as "
+            "torch refuses copy.deepcopy of it. Pass TeacherOptions(build=...) that returns a new one, "
+            "divided alike."
+        )
     _copy_without_forward_hooks(unwrap(student))
 
 
@@ -257,11 +341,29 @@ def _copy_without_forward_hooks(student: nn.Module) -> nn.Module:
 
 def _memory(module: nn.Module) -> set[int]:
     """Return where the weights lie, to tell whether two modules share some."""
-    return {tensor.data_ptr() for tensor in named_tensors(module).values() if tensor.numel() > 0}
+    fragments = named_fragments(module).values()
+    return {one.values.data_ptr() for one in fragments if one.values.numel() > 0 and not one.values.is_meta}
+
+
+def _check_device(device: torch.device | str) -> None:
+    try:
+        torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f'device must be one of torch, got {device!r}. Try "cpu" or "cuda:1".') from error
+
+
+def _move(inputs: Any, *, dtype: torch.dtype | None, device: torch.device | str | None) -> Any:
+    """Return inputs, however nested, on a device, floating ones in a dtype."""
+    if isinstance(inputs, Tensor):
+        return inputs.to(device=device, dtype=dtype if inputs.is_floating_point() else None)
+    if isinstance(inputs, Mapping):
+        return {name: _move(value, dtype=dtype, device=device) for name, value in inputs.items()}
+    if isinstance(inputs, list | tuple) and not hasattr(inputs, "_fields"):
+        return type(inputs)(_move(value, dtype=dtype, device=device) for value in inputs)
+    return inputs
 
 
 def _call(module: nn.Module, inputs: Any) -> Any:
-    check_inputs(inputs)
     if isinstance(inputs, Tensor):
         return module(inputs)
     if isinstance(inputs, tuple):

@@ -1,8 +1,9 @@
 """The ranks of a peer, and the few words they need to say to one another."""
 
 import datetime
+import time
 from collections.abc import Callable, Sequence
-from typing import TypeAlias, final
+from typing import Self, TypeAlias, final
 
 import torch
 import torch.distributed as dist
@@ -17,6 +18,7 @@ PeerGroup: TypeAlias = ProcessGroup
 
 # Far below what a 32-bit count of bytes in a backend can hold.
 _PIECE_BYTES = 2**30
+_POLL_S = 0.01
 
 
 @final
@@ -60,6 +62,13 @@ class PeerRanks:
             self._members = dist.get_process_group_ranks(group or dist.group.WORLD)
         self._words: ProcessGroup | None = None
         self._weights: ProcessGroup | None = None
+
+    @classmethod
+    def alone(cls) -> Self:
+        """Return this process as a peer of one rank, whatever world it is in."""
+        ranks = cls()
+        ranks._members, ranks._rank = [0], 0
+        return ranks
 
     @property
     def rank(self) -> int:
@@ -115,6 +124,48 @@ class PeerRanks:
         if len(words):
             dist.broadcast(words, src=sender, group=self._words)
         return words.numpy().tobytes()
+
+    def gather(self, content: bytes) -> list[bytes] | None:
+        """Return every rank's bytes, in order, on rank 0 and None on the others; *collective*.
+
+        Args:
+            content: This rank's; any number.
+        """
+        if self.size == 1:
+            return [content]
+        sizes = self.maximum([len(content) if rank == self._rank else 0 for rank in range(self.size)])
+        # All send as much as the longest: gloo gathers equal sizes only.
+        own = torch.zeros(max(1, *sizes), dtype=torch.uint8)
+        if content:
+            own[: len(content)] = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+        received = [torch.empty_like(own) for _ in sizes] if self._rank == 0 else None
+        dist.gather(own, received, dst=self._members[0], group=self._words)
+        if received is None:
+            return None
+        return [words[:size].numpy().tobytes() for words, size in zip(received, sizes, strict=True)]
+
+    def have_all_come(self, timeout_s: float) -> bool:
+        """Return whether all ranks call this within the timeout; *collective*, for the end.
+
+        After a False nothing more may be said on these groups.
+
+        Args:
+            timeout_s: How long to wait for the others, in seconds.
+        """
+        if self.size == 1:
+            return True
+        work = dist.all_reduce(torch.zeros(1), group=self._words, async_op=True)
+        deadline_s = time.monotonic() + timeout_s
+        while not work.is_completed():
+            if time.monotonic() > deadline_s:
+                return False
+            time.sleep(_POLL_S)
+        try:
+            work.wait()
+        except RuntimeError:
+            # One of them has died.
+            return False
+        return True
 
     def start_broadcast(self, buffers: Sequence[Tensor]) -> Callable[[], bool]:
         """Begin to copy rank 0's buffers into everybody's, and return at once; *collective*.

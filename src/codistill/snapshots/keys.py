@@ -70,12 +70,12 @@ def manifest_key(peer: str, incarnation: int, sequence: int) -> str:
         >>> manifest_key("a", 0, 12)
         'a/snapshots/0-12/manifest.json'
     """
-    return f"{peer}/snapshots/{incarnation}-{sequence}/manifest.json"
+    return f"{snapshot_prefix(peer, incarnation, sequence)}/manifest.json"
 
 
 def shard_key(peer: str, incarnation: int, sequence: int, name: str) -> str:
     """Return the key of one shard of a snapshot, beside its manifest."""
-    return f"{peer}/snapshots/{incarnation}-{sequence}/{name}"
+    return f"{snapshot_prefix(peer, incarnation, sequence)}/{name}"
 
 
 def shard_name(index: int, count: int) -> str:
@@ -100,6 +100,11 @@ def shard_name(index: int, count: int) -> str:
 def snapshots_prefix(peer: str) -> str:
     """Return the folder of a peer's snapshots."""
     return f"{peer}/snapshots"
+
+
+def snapshot_prefix(peer: str, incarnation: int, sequence: int) -> str:
+    """Return the folder of one snapshot."""
+    return f"{peer}/snapshots/{incarnation}-{sequence}"
 
 
 def parse_snapshot_name(name: str) -> tuple[int, int] | None:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from codistill.snapshots.header import FileEntry, write_header
+from codistill.fragments import Box, Fragment
+from codistill.snapshots.header import write_header
 from codistill.snapshots.keys import shard_name
 from codistill.snapshots.precision import check_codec, count_blocks, quantise, stored_dtype
 from codistill.snapshots.shards import Shard, content_digest
@@ -21,10 +22,11 @@ from codistill.snapshots.tensors import (
     check_scales_name,
     check_tensor_name,
 )
+from codistill.snapshots.written_shard import WrittenPart, WrittenShard, merge
 
 _NAMES: Final = {dtype: name for name, dtype in DTYPES.items()}
-# Name, dtype, shape and the first of the tied names of every tensor: all that a layout depends on.
-_Signature = tuple[tuple[str, torch.dtype, torch.Size, str], ...]
+# Name, dtype, box, whole shape and the first of the tied names of every tensor: all a layout depends on.
+_Signature = tuple[tuple[str, torch.dtype, Box, tuple[int, ...], str], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +56,9 @@ class Staging:
 
     With codec "int8" the values to be quantised wait beside the file, in memory of their own size.
 
-    **Ranks**: the one process of the peer.
+    Where ranks divide a model among them, each has one for its fragments, and writes its own shard.
+
+    **Ranks**: each that writes.
     **Blocks**: `fill`, for one copy of the state, or on a CUDA device until that is queued; `encode`, until
     it is done, and for the arithmetic and the digests.
     **On failure**: after a `fill` that failed, `encode` refuses until one succeeds.
@@ -68,20 +72,30 @@ class Staging:
         True
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor], *, codec: str = "exact") -> None:
+    def __init__(
+        self,
+        tensors: Mapping[str, Tensor | Fragment],
+        *,
+        codec: str = "exact",
+        index: int = 1,
+        count: int = 1,
+    ) -> None:
         """Lay out the file and take memory for it, pinned if a tensor is on a CUDA device.
 
         Args:
-            tensors: Tensors by name, as of ``state_dict()``; nothing is copied yet.
+            tensors: Tensors by name, as of ``state_dict()``, or fragments of them; nothing is copied yet.
             codec: One of `codistill.snapshots.codec.CODECS`.
+            index: Which of the snapshot's shards the file is, from 1.
+            count: How many shards the snapshot has.
 
         Raises:
             TypeError: If a value is not a plain dense tensor of a dtype that safetensors keeps.
             ValueError: If there is no such codec or no tensor, or a name cannot be stored.
         """
         self._codec = check_codec(codec)
-        check_state(tensors, codec)
-        self._layout = _Layout(_sign(tensors), codec=codec, is_pinned=_is_on_cuda(tensors))
+        self._name, self._index = shard_name(index, count), index - 1
+        fragments = _checked_fragments(tensors, codec)
+        self._layout = _Layout(_sign(fragments), codec=codec, is_pinned=_is_on_cuda(fragments))
         self._is_filled = False
         self._copied: list[torch.cuda.Event] = []
 
@@ -90,36 +104,55 @@ class Staging:
         """Size of the file."""
         return self._layout.file.numel()
 
-    def fill(self, tensors: Mapping[str, Tensor]) -> None:
+    def fill(self, tensors: Mapping[str, Tensor | Fragment]) -> None:
         """Copy the state, so that it may change afterwards.
 
         What `encode` gave before is overwritten. Where names, shapes, dtypes or ties are no longer those
         of before (weights may be tied or converted between two publishes), the file is laid out anew.
 
         Args:
-            tensors: Tensors by name; read only. Those on a CUDA device are copied in its current stream.
+            tensors: Tensors by name, or fragments of them; read only. Those on a CUDA device are copied in
+                its current stream.
 
         Raises:
             TypeError: If a value is not a plain dense tensor of a dtype that safetensors keeps.
             ValueError: If there is no tensor, or a name cannot be stored.
         """
         self._is_filled = False
-        check_state(tensors, self._codec)
-        signature, is_pinned = _sign(tensors), _is_on_cuda(tensors)
+        fragments = _checked_fragments(tensors, self._codec)
+        signature, is_pinned = _sign(fragments), _is_on_cuda(fragments)
         if (signature, is_pinned) != (self._layout.signature, self._layout.is_pinned):
             self._layout = _Layout(signature, codec=self._codec, is_pinned=is_pinned)
         for name, target in self._layout.targets.items():
-            target.copy_(tensors[name].detach(), non_blocking=tensors[name].is_cuda)
-        self._copied = [_record(device) for device in {t.device for t in tensors.values() if t.is_cuda}]
+            values = fragments[name].values
+            target.copy_(values.detach(), non_blocking=values.is_cuda)
+        devices = {fragment.values.device for fragment in fragments.values() if fragment.values.is_cuda}
+        self._copied = [_record(device) for device in devices]
         self._is_filled = True
 
     def encode(self) -> EncodedSnapshot:
-        """Return the files of what was filled in last.
+        """Return the files of what was filled in last, which must be whole.
 
         Runs on any thread, and on that one alone: torch's own threads are left to the training.
 
         Returns:
             The files' contents are read-only views of this memory, valid until the next `fill`.
+
+        Raises:
+            RuntimeError: If nothing was filled in, or the last `fill` failed.
+            ValueError: If what was filled in are fragments.
+        """
+        written, content = self.encode_shard()
+        tensors, aliases = merge([written])
+        return EncodedSnapshot(shards=((written.shard, content),), tensors=tensors, aliases=aliases)
+
+    def encode_shard(self) -> tuple[WrittenShard, memoryview]:
+        """Return the file of what was filled in last, and what lies in it.
+
+        Runs on any thread, and on that one alone, as `encode`.
+
+        Returns:
+            The content is a read-only view of this memory, valid until the next `fill`.
 
         Raises:
             RuntimeError: If nothing was filled in, or the last `fill` failed.
@@ -134,8 +167,8 @@ class Staging:
         for values, out, scales in layout.quantised:
             quantise(values, out=out, scales=scales)
         content = layout.file.numpy().data.toreadonly()
-        shard = Shard.of(shard_name(1, 1), content)
-        return EncodedSnapshot(shards=((shard, content),), tensors=layout.tensors, aliases=layout.aliases)
+        shard = Shard.of(self._name, content)
+        return WrittenShard(shard=shard, parts=layout.parts(self._index), aliases=layout.aliases), content
 
 
 def check_state(state: Mapping[str, object], codec: str = "exact") -> None:
@@ -170,61 +203,84 @@ class _Layout:
     def __init__(self, signature: _Signature, *, codec: str, is_pinned: bool) -> None:
         self.signature = signature
         self.is_pinned = is_pinned
-        self.aliases = {name: first for name, _, _, first in signature if name != first}
-        dtypes = {name: _NAMES[dtype] for name, dtype, _, first in signature if name == first}
-        shapes = {name: tuple(shape) for name, _, shape, first in signature if name == first}
-        stored = {name: stored_dtype(codec, dtypes[name], math.prod(shapes[name])) for name in dtypes}
-        in_file = {name: (stored[name], shapes[name]) for name in dtypes}
+        self.aliases = {name: first for name, _, _, _, first in signature if name != first}
+        self._dtypes = dtypes = {
+            name: _NAMES[dtype] for name, dtype, _, _, first in signature if name == first
+        }
+        self._boxes = boxes = {name: box for name, _, box, _, first in signature if name == first}
+        self._wholes = wholes = {name: whole for name, _, _, whole, first in signature if name == first}
+        # By the whole tensor, so that ranks that divide it agree.
+        self._stored = stored = {
+            name: stored_dtype(codec, dtypes[name], math.prod(wholes[name])) for name in dtypes
+        }
+        in_file = {name: (stored[name], boxes[name].shape) for name in dtypes}
         quantised = [name for name in dtypes if stored[name] == "I8" and dtypes[name] != "I8"]
         for name in quantised:
-            in_file[name + SCALES_SUFFIX] = ("F32", (count_blocks(math.prod(shapes[name])),))
-        header, entries = write_header(in_file)
+            in_file[name + SCALES_SUFFIX] = ("F32", (count_blocks(boxes[name].elements),))
+        header, self._entries = write_header(in_file)
         self.file = torch.empty(
-            max(entry.end for entry in entries.values()), dtype=torch.uint8, pin_memory=is_pinned
+            max(entry.end for entry in self._entries.values()), dtype=torch.uint8, pin_memory=is_pinned
         )
         self.file[: len(header)] = torch.frombuffer(bytearray(header), dtype=torch.uint8)
         views = {
             name: self.file[entry.start : entry.end].view(DTYPES[entry.dtype]).view(entry.shape)
-            for name, entry in entries.items()
+            for name, entry in self._entries.items()
         }
-        waiting = {
-            name: torch.empty(shapes[name], dtype=DTYPES[dtypes[name]], pin_memory=is_pinned)
+        self._waiting = waiting = {
+            name: torch.empty(boxes[name].shape, dtype=DTYPES[dtypes[name]], pin_memory=is_pinned)
             for name in quantised
         }
         self.targets = {name: waiting.get(name, views[name]) for name in dtypes}
         self.quantised = [
             (waiting[name].view(-1), views[name].view(-1), views[name + SCALES_SUFFIX]) for name in quantised
         ]
-        self.tensors = tuple(
-            TensorEntry(
+
+    def parts(self, shard: int) -> tuple[WrittenPart, ...]:
+        """Return what lies in the file, if that is the shard of this index."""
+        return tuple(
+            WrittenPart(
                 name=name,
-                dtype=dtypes[name],
-                shape=shapes[name],
-                parts=(
-                    _whole(entries[name], entries.get(name + SCALES_SUFFIX) if name in waiting else None),
-                ),
-                stored=None if stored[name] == dtypes[name] else stored[name],
+                dtype=dtype,
+                shape=self._wholes[name],
+                stored=None if self._stored[name] == dtype else self._stored[name],
+                part=self._part(name, shard),
             )
-            for name in sorted(dtypes)
+            for name, dtype in sorted(self._dtypes.items())
+        )
+
+    def _part(self, name: str, shard: int) -> Part:
+        values, box = self._entries[name], self._boxes[name]
+        scales = self._entries[name + SCALES_SUFFIX] if name in self._waiting else None
+        return Part(
+            shard=shard,
+            offsets=box.offsets,
+            shape=box.shape,
+            start=values.start,
+            end=values.end,
+            scales=None if scales is None else (scales.start, scales.end),
         )
 
 
-def _whole(values: FileEntry, scales: FileEntry | None) -> Part:
-    return Part(
-        shard=0,
-        offsets=(0,) * len(values.shape),
-        shape=values.shape,
-        start=values.start,
-        end=values.end,
-        scales=None if scales is None else (scales.start, scales.end),
-    )
+def _checked_fragments(tensors: Mapping[str, Tensor | Fragment], codec: str) -> dict[str, Fragment]:
+    values = {name: value.values if isinstance(value, Fragment) else value for name, value in tensors.items()}
+    check_state(values, codec)
+    return {
+        name: value if isinstance(value, Fragment) else Fragment.whole(value)
+        for name, value in tensors.items()
+    }
 
 
-def _sign(tensors: Mapping[str, Tensor]) -> _Signature:
+def _sign(fragments: Mapping[str, Fragment]) -> _Signature:
     first_names: dict[tuple[Any, ...], str] = {}
     return tuple(
-        (name, tensor.dtype, tensor.shape, first_names.setdefault(_view_of_memory(tensor, name), name))
-        for name, tensor in tensors.items()
+        (
+            name,
+            fragment.values.dtype,
+            fragment.box,
+            fragment.shape,
+            first_names.setdefault((*_view_of_memory(fragment.values, name), fragment.shape), name),
+        )
+        for name, fragment in fragments.items()
     )
 
 
@@ -243,8 +299,8 @@ def _view_of_memory(tensor: Tensor, name: str) -> tuple[Any, ...]:
     )
 
 
-def _is_on_cuda(tensors: Mapping[str, Tensor]) -> bool:
-    return any(tensor.is_cuda for tensor in tensors.values())
+def _is_on_cuda(fragments: Mapping[str, Fragment]) -> bool:
+    return any(fragment.values.is_cuda for fragment in fragments.values())
 
 
 def _record(device: torch.device) -> torch.cuda.Event:

@@ -2,11 +2,13 @@
 
 import base64
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
-from codistill.exchange.checkpoint.sighting import Arrival, make_room
+from codistill.exchange.checkpoint.sighting import Arrival, Discovery, make_room
 from codistill.snapshots.codec import decode
 from codistill.snapshots.document import Fields
 from codistill.snapshots.manifest import Manifest, ManifestReference
@@ -22,6 +24,20 @@ class Changes:
     """Whom not to listen to."""
     arrivals: tuple[Arrival, ...] = ()
     """New snapshots for them."""
+    discoveries: tuple[Discovery, ...] = ()
+    """New snapshots for them of which every rank reads its own part; among the arrivals once it has."""
+    unread: Mapping[str, Exception] = field(default_factory=dict)
+    """By peer, what kept this rank from reading its part."""
+
+    @property
+    def found(self) -> tuple[Arrival | Discovery, ...]:
+        """New snapshots, whether they have been read or not."""
+        return (*self.arrivals, *self.discoveries)
+
+    @property
+    def coming(self) -> frozenset[str]:
+        """Whose snapshots are new."""
+        return frozenset(one.manifest.peer for one in self.found)
 
     def to_json(self) -> bytes:
         """Return all but the values of tensors, for the other ranks."""
@@ -29,14 +45,8 @@ class Changes:
             {
                 "wanted": list(self.wanted),
                 "quarantined": sorted(self.quarantined),
-                "arrivals": [
-                    {
-                        "manifest": base64.b64encode(arrival.manifest.to_json()).decode(),
-                        "reference": arrival.reference.to_fields(),
-                        "first_seen_step": arrival.first_seen_step,
-                    }
-                    for arrival in self.arrivals
-                ],
+                "arrivals": list(map(_to_fields, self.arrivals)),
+                "discoveries": list(map(_to_fields, self.discoveries)),
             }
         ).encode()
 
@@ -47,9 +57,12 @@ class Announced:
 
     wanted: tuple[str, ...]
     quarantined: frozenset[str]
-    manifests: tuple[tuple[Manifest, ManifestReference, int], ...]
+    whole: tuple[Discovery, ...]
+    """What rank 0 has read and sends."""
     contents: tuple[tuple[Tensor, ...], ...]
-    """Room for the shards of each."""
+    """Room for the shards of each of these."""
+    discoveries: tuple[Discovery, ...]
+    """What this rank reads itself, in part."""
 
     @classmethod
     def from_json(cls, data: bytes, *, is_pinned: bool) -> "Announced":
@@ -60,16 +73,13 @@ class Announced:
             is_pinned: Whether the weights go on to a GPU.
         """
         fields = Fields.parse(data, max_bytes=2**62)
-        manifests = []
-        for arrival in fields.objects("arrivals", limit=2**20):
-            reference = ManifestReference.from_fields(arrival.fields("reference"))
-            manifest = Manifest.from_json(base64.b64decode(arrival.text("manifest")), key=reference.key)
-            manifests.append((manifest, reference, arrival.integer("first_seen_step")))
+        whole = tuple(map(_from_fields, fields.objects("arrivals", limit=2**20)))
         return cls(
             wanted=tuple(map(str, fields.array("wanted", limit=2**20))),
             quarantined=frozenset(map(str, fields.array("quarantined", limit=2**20))),
-            manifests=tuple(manifests),
-            contents=tuple(make_room(manifest, is_pinned=is_pinned) for manifest, _, _ in manifests),
+            whole=whole,
+            contents=tuple(make_room(found.manifest, is_pinned=is_pinned) for found in whole),
+            discoveries=tuple(map(_from_fields, fields.objects("discoveries", limit=2**20))),
         )
 
     def decode(self) -> Changes:
@@ -79,12 +89,30 @@ class Announced:
             quarantined=self.quarantined,
             arrivals=tuple(
                 Arrival(
-                    manifest=manifest,
-                    reference=reference,
+                    manifest=found.manifest,
+                    reference=found.reference,
                     contents=contents,
-                    tensors=decode(manifest, contents),
-                    first_seen_step=step,
+                    tensors=decode(found.manifest, contents),
+                    first_seen_step=found.first_seen_step,
                 )
-                for (manifest, reference, step), contents in zip(self.manifests, self.contents, strict=True)
+                for found, contents in zip(self.whole, self.contents, strict=True)
             ),
+            discoveries=self.discoveries,
         )
+
+
+def _to_fields(found: Arrival | Discovery) -> dict[str, Any]:
+    return {
+        "manifest": base64.b64encode(found.manifest.to_json()).decode(),
+        "reference": found.reference.to_fields(),
+        "first_seen_step": found.first_seen_step,
+    }
+
+
+def _from_fields(fields: Fields) -> Discovery:
+    reference = ManifestReference.from_fields(fields.fields("reference"))
+    return Discovery(
+        manifest=Manifest.from_json(base64.b64decode(fields.text("manifest")), key=reference.key),
+        reference=reference,
+        first_seen_step=fields.integer("first_seen_step"),
+    )

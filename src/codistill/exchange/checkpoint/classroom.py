@@ -3,14 +3,17 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, final
 
+import torch
 from torch import Tensor, nn
 
 from codistill.exchange.base import PeerPrediction, Predictions, TeacherInfo
 from codistill.exchange.checkpoint.fading import Fading
 from codistill.exchange.checkpoint.roster import Order
 from codistill.exchange.checkpoint.saved_state import SavedTeacher
-from codistill.exchange.checkpoint.sighting import Arrival
+from codistill.exchange.checkpoint.sighting import Arrival, Discovery
 from codistill.exchange.teachers import Teacher, TeacherOptions, check_fits, make_teacher, shapes_of
+from codistill.fragments import Box
+from codistill.parallel.weights import is_sharded, named_fragments, named_tensors
 from codistill.snapshots.info import SnapshotInfo
 from codistill.snapshots.manifest import Manifest, ManifestReference
 
@@ -25,6 +28,7 @@ class Classroom:
     Attributes:
         step: The student's step, by which snapshots grow old.
         quarantined: Whose predictions count nothing until there is a better snapshot.
+        is_student_divided: Whether ranks divide the student among them.
     """
 
     def __init__(self, student: nn.Module, options: TeacherOptions, fading: Fading) -> None:
@@ -41,9 +45,14 @@ class Classroom:
         self._options = options
         self._fading = fading
         self._shapes = shapes_of(student)
+        self._device = next(
+            (tensor.device for tensor in named_tensors(student).values()), torch.device("cpu")
+        )
         self._teachers: dict[str, Teacher] = {}
         self._manifests: dict[str, ManifestReference] = {}
         self._is_nan: dict[str, Tensor | bool] = {}
+        self._prepared: dict[str, Teacher] = {}
+        self.is_student_divided = is_sharded(student)
 
     def check_fits(self, manifest: Manifest) -> None:
         """Refuse a snapshot that no teacher here can hold, before it is downloaded; on any thread.
@@ -64,21 +73,43 @@ class Classroom:
         """
         info = SnapshotInfo.from_manifest(arrival.manifest)
         peer = info.peer
-        teacher = self._teachers.get(peer)
-        if teacher is None or (self._options.build is not None and not teacher.fits(info)):
-            others = [other for name, other in self._teachers.items() if name != peer]
-            teacher = make_teacher(self._student, info, self._options, others=others)
-        teacher.check_fits(info, key=arrival.reference.key)
-        teacher.load(arrival.tensors, info, first_seen_step=arrival.first_seen_step)
+        teacher = self._teacher_for(info, key=arrival.reference.key)
+        teacher.load(
+            arrival.tensors,
+            info,
+            first_seen_step=arrival.first_seen_step,
+            are_fragments=arrival.is_part,
+        )
         self._teachers[peer] = teacher
+        self._prepared.pop(peer, None)
         self._manifests[peer] = arrival.reference
         self._is_nan.pop(peer, None)
+
+    def prepare(self, discovery: Discovery) -> dict[str, Box]:
+        """Return what this rank needs of a snapshot, by name; a teacher that is missing is made.
+
+        **Ranks**: all of the peer, as ``build`` may call collectives.
+
+        Raises:
+            SnapshotMismatchError: If it does not fit the teacher.
+        """
+        info = SnapshotInfo.from_manifest(discovery.manifest)
+        teacher = self._teacher_for(info, key=discovery.reference.key)
+        self._prepared[info.peer] = teacher
+        return {name: fragment.box for name, fragment in named_fragments(teacher.module).items()}
+
+    @property
+    def divided(self) -> frozenset[str]:
+        """Whose teachers the ranks divide among them."""
+        return frozenset(peer for peer, teacher in self._teachers.items() if teacher.is_divided)
 
     def keep_only(self, peers: Iterable[str]) -> None:
         """Let the teachers of all other peers go."""
         for peer in self._teachers.keys() - set(peers):
             del self._teachers[peer], self._manifests[peer]
             self._is_nan.pop(peer, None)
+        for peer in self._prepared.keys() - set(peers):
+            del self._prepared[peer]
 
     @property
     def peers(self) -> list[str]:
@@ -92,13 +123,30 @@ class Classroom:
         teacher = self._teachers[peer]
         return self._fading.share(self.step - teacher.first_seen_step, is_finished=teacher.is_finished)
 
-    def predict(self, inputs: Any, outputs_to_logits: Callable[[Any], Tensor] | None) -> Predictions:
-        """Return what every teacher that counts predicts on a batch."""
+    def predict(
+        self,
+        inputs: Any,
+        outputs_to_logits: Callable[[Any], Tensor] | None,
+        *,
+        logits: Tensor | None = None,
+    ) -> Predictions:
+        """Return what every teacher that counts predicts on a batch; nothing at steps that are left out.
+
+        Args:
+            inputs: What the student was called with.
+            outputs_to_logits: Turns what a module returns into logits.
+            logits: The student's, on whose device the predictions are to be; None for that of its weights.
+        """
+        if self.step % self._options.every != 0:
+            return Predictions(())
+        device = self._device if logits is None else logits.device
         predictions = []
         for peer in self.peers:
             share = self.share(peer)
             if share > 0.0:
-                prediction = self._teachers[peer].predict(inputs, outputs_to_logits, share=share)
+                prediction = self._teachers[peer].predict(
+                    inputs, outputs_to_logits, share=share, device=device
+                )
                 self._note_nan(prediction)
                 predictions.append(prediction)
         return Predictions(tuple(predictions))
@@ -134,6 +182,15 @@ class Classroom:
             )
             for peer in self.peers
         }
+
+    def _teacher_for(self, info: SnapshotInfo, *, key: str) -> Teacher:
+        teacher = self._prepared.get(info.peer) or self._teachers.get(info.peer)
+        if teacher is None or (self._options.build is not None and not teacher.fits(info)):
+            teachers = {**self._teachers, **self._prepared}
+            others = [other for name, other in teachers.items() if name != info.peer]
+            teacher = make_teacher(self._student, info, self._options, others=others)
+        teacher.check_fits(info, key=key)
+        return teacher
 
     def _note_nan(self, prediction: PeerPrediction) -> None:
         if isinstance(prediction.share, Tensor):

@@ -29,14 +29,16 @@ from codistill.exchange.checkpoint.lockstep_pace import LockstepPace
 from codistill.exchange.checkpoint.membership import Membership
 from codistill.exchange.checkpoint.notices import Notices
 from codistill.exchange.checkpoint.pace import Pace, Parts
+from codistill.exchange.checkpoint.part_reader import PartReader
 from codistill.exchange.checkpoint.publisher import SnapshotOptions
 from codistill.exchange.checkpoint.saved_state import SavedState
 from codistill.exchange.checkpoint.settings import Settings
-from codistill.exchange.checkpoint.store_side import StoreSide
+from codistill.exchange.checkpoint.shard_writer import ShardWriter
+from codistill.exchange.checkpoint.store_side import StoreSide, open_fetcher
 from codistill.exchange.checkpoint.waiting import Clock
 from codistill.exchange.teachers import TeacherOptions, check_can_be_copied
 from codistill.parallel.group import PeerRanks
-from codistill.parallel.weights import named_tensors
+from codistill.parallel.weights import is_sharded, named_tensors
 from codistill.stores.base import Store
 from codistill.stores.opening import open_store
 from codistill.topologies import Topology
@@ -175,7 +177,7 @@ class CheckpointExchange(Exchange):
             raise RuntimeError(
                 "predict() must follow begin(), got none. Use the exchange through a Codistiller."
             )
-        return self._life.classroom.predict(inputs, self._outputs_to_logits)
+        return self._life.classroom.predict(inputs, self._outputs_to_logits, logits=logits)
 
     @override
     def step(self, progress: Progress) -> None:
@@ -269,17 +271,37 @@ class CheckpointExchange(Exchange):
             else self._settings.membership.fading(self.interval_steps)
         )
         classroom = Classroom(model, self._settings.teachers, fading)
+        if side is None:
+            fetcher = open_fetcher(self._store, self._settings, model, run_id=run_id)
+        else:
+            fetcher = side.fetcher
         parts = Parts(
             settings=self._settings,
             ranks=self._ranks,
             classroom=classroom,
             background=self.background,
             side=side,
+            parts=PartReader(classroom, fetcher),
+            writer=self._open_writer(model, incarnation),
             notices=self._notices,
             counters=self.counters,
             is_pinned=any(tensor.is_cuda for tensor in named_tensors(model).values()),
         )
         return _Life(run_id, incarnation, side, classroom, self._make_pace(parts))
+
+    def _open_writer(self, model: nn.Module, incarnation: int) -> ShardWriter | None:
+        """Return what writes this rank's shard; None if rank 0 writes everything."""
+        source = self._settings.source(model)
+        if not is_sharded(source):
+            return None
+        return ShardWriter.open(
+            self._store,
+            source,
+            peer=self._settings.peer,
+            incarnation=incarnation,
+            codec=self._settings.snapshots.codec,
+            ranks=self._ranks,
+        )
 
     def _check_ranks_are_at_one_step(self) -> None:
         """Refuse ranks of which only some have loaded a state: they would never meet again."""

@@ -1,18 +1,21 @@
 """Reading other peers' snapshots."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 from torch import Tensor
 
 from codistill.errors import KeyMissingError, SnapshotError, SnapshotIntegrityError, StoreError
-from codistill.exchange.checkpoint.sighting import Arrival, make_room
+from codistill.exchange.checkpoint.sighting import Arrival, Discovery, make_room
+from codistill.fragments import Box
 from codistill.snapshots.codec import decode, verify_chunk
 from codistill.snapshots.info import SnapshotInfo
 from codistill.snapshots.keys import check_peer_name, is_peer_name, pointer_key, shard_key
 from codistill.snapshots.manifest import CHUNK_BYTES, Manifest, ManifestReference, Shard
+from codistill.snapshots.partial_read import PartialRead
 from codistill.snapshots.pointer import MAX_POINTER_BYTES, Pointer
 from codistill.snapshots.signing import SigningKey
 from codistill.stores.base import Store
@@ -105,6 +108,32 @@ class Fetcher:
             first_seen_step=first_seen_step,
         )
 
+    def fetch_boxes(self, discovery: Discovery, boxes: Mapping[str, Box]) -> Arrival:
+        """Read what one rank needs of a snapshot: whole chunks, verified, and of these what is in a box.
+
+        Args:
+            discovery: The snapshot.
+            boxes: What to read of each tensor, by name.
+        """
+        manifest = discovery.manifest
+        self._check_size(manifest)
+        try:
+            reading = PartialRead(manifest, boxes, is_pinned=self._is_pinned)
+            chunk_content = np.empty(CHUNK_BYTES, dtype=np.uint8).data
+        except (RuntimeError, MemoryError) as error:
+            raise _no_memory(manifest) from error
+        for index, chunk in reading.chunks:
+            reading.take(
+                index, chunk, self._read_chunk(manifest, manifest.shards[index], chunk, chunk_content)
+            )
+        return Arrival(
+            manifest=manifest,
+            reference=discovery.reference,
+            contents=(),
+            tensors=reading.decode(),
+            first_seen_step=discovery.first_seen_step,
+        )
+
     def follow(self, pointer: Pointer, use: Callable[[Manifest, ManifestReference], Used]) -> Used:
         """Return what ``use`` makes of the snapshot that a pointer leads to.
 
@@ -124,6 +153,20 @@ class Fetcher:
                 pointer = newer
 
     def _contents(self, manifest: Manifest) -> tuple[Tensor, ...]:
+        self._check_size(manifest)
+        try:
+            contents = make_room(manifest, is_pinned=self._is_pinned)
+        except (RuntimeError, MemoryError) as error:
+            raise _no_memory(manifest) from error
+        for shard, content in zip(manifest.shards, contents, strict=True):
+            view = content.numpy().data
+            for chunk in range(len(shard.chunk_sha256)):
+                self._read_chunk(
+                    manifest, shard, chunk, view[chunk * CHUNK_BYTES : (chunk + 1) * CHUNK_BYTES]
+                )
+        return contents
+
+    def _check_size(self, manifest: Manifest) -> None:
         size_bytes = max(manifest.total_bytes, manifest.decoded_bytes)
         if self._max_bytes is not None and size_bytes > self._max_bytes:
             raise SnapshotError(
@@ -133,29 +176,18 @@ class Fetcher:
                 peer=manifest.peer,
                 step=manifest.step,
             )
-        try:
-            contents = make_room(manifest, is_pinned=self._is_pinned)
-        except (RuntimeError, MemoryError) as error:
-            raise SnapshotError(
-                f"Snapshot of peer {manifest.peer!r} at step {manifest.step} needs {manifest.total_bytes} "
-                "bytes of memory, which are not there.",
-                peer=manifest.peer,
-                step=manifest.step,
-            ) from error
-        for shard, content in zip(manifest.shards, contents, strict=True):
-            self._read_shard(manifest, shard, content.numpy().data)
-        return contents
 
-    def _read_shard(self, manifest: Manifest, shard: Shard, content: memoryview) -> None:
+    def _read_chunk(self, manifest: Manifest, shard: Shard, chunk: int, content: memoryview) -> memoryview:
+        """Read and verify one chunk; return as much of ``content`` as it fills."""
         key = shard_key(manifest.peer, *manifest.order, shard.name)
-        for chunk in range(len(shard.chunk_sha256)):
-            if self._has_given_up:
-                raise StoreError(f"Reading {key!r} has been given up.", peer=manifest.peer, key=key)
-            start = chunk * CHUNK_BYTES
-            part = content[start : start + CHUNK_BYTES]
-            count = self._store.read_into(key, part, start=start)
-            self.bytes_read += count
-            verify_chunk(shard, chunk, part[:count], peer=manifest.peer, key=key)
+        if self._has_given_up:
+            raise StoreError(f"Reading {key!r} has been given up.", peer=manifest.peer, key=key)
+        start = chunk * CHUNK_BYTES
+        content = content[: shard.size_bytes - start]
+        count = self._store.read_into(key, content, start=start)
+        self.bytes_read += count
+        verify_chunk(shard, chunk, content[:count], peer=manifest.peer, key=key)
+        return content[:count]
 
     def _read(self, key: str, max_bytes: int) -> bytes:
         # One byte more than allowed tells a document of the right size from a larger one.
@@ -175,6 +207,15 @@ class Fetcher:
                 peer=peer,
                 key=key,
             )
+
+
+def _no_memory(manifest: Manifest) -> SnapshotError:
+    return SnapshotError(
+        f"Snapshot of peer {manifest.peer!r} at step {manifest.step} needs {manifest.total_bytes} "
+        "bytes of memory, which are not there.",
+        peer=manifest.peer,
+        step=manifest.step,
+    )
 
 
 def load_snapshot(store: str | Path | Store, peer: str) -> tuple[dict[str, Tensor], SnapshotInfo]:

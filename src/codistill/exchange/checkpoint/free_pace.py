@@ -1,6 +1,7 @@
 """Running free: the student never waits for a store."""
 
 import time
+from collections.abc import Callable
 from typing import Any, Final, final
 
 from typing_extensions import override
@@ -12,9 +13,10 @@ from codistill.exchange.checkpoint.background import Outcome
 from codistill.exchange.checkpoint.backoff import Backoff
 from codistill.exchange.checkpoint.changes import Changes
 from codistill.exchange.checkpoint.newest import NewestReader
-from codistill.exchange.checkpoint.pace import Pace, Parts
+from codistill.exchange.checkpoint.pace import Pace, Parts, RefusedPart
 from codistill.exchange.checkpoint.quarantine import Quarantine
-from codistill.exchange.checkpoint.sighting import Arrival, Sighting
+from codistill.exchange.checkpoint.sharded_publishing import Published, ShardedPublishing
+from codistill.exchange.checkpoint.sighting import Arrival, Discovery, Sighting
 from codistill.exchange.checkpoint.store_side import StoreSide
 from codistill.exchange.checkpoint.waiting import Clock
 
@@ -60,7 +62,16 @@ class FreePace(Pace):
     def begin(self, progress: Progress) -> None:
         self._classroom.step = progress.step
         is_strict = self._settings.membership.start_with_peers > 0
-        changes = self._agreement.do(lambda: self._find_teachers(progress, is_strict=is_strict))
+        try:
+            self._begin_to_live(progress)
+            saved = None if self._side is None else self._side.saved
+            if is_strict and not self._is_known(saved is not None and bool(saved.teachers)):
+                self._publish_first(progress)
+            changes = self._agreement.do(lambda: self._find_teachers(progress, is_strict=is_strict))
+        except BaseException:
+            if self._side is not None:
+                self._leave(self._side)
+            raise
         self._bring(changes, is_strict=is_strict)
 
     @override
@@ -71,6 +82,8 @@ class FreePace(Pace):
                 self._tend(self._side, progress)
             except Exception as error:  # noqa: BLE001 - raised below, on all ranks at once
                 self._error = self._error or error
+        if self._sharded is not None and progress.step % self._settings.interval_steps == 0:
+            self._offer_shards(self._sharded, progress)
         if self._agreement.is_due(progress.step):
             self._agree(progress.step)
         else:
@@ -87,14 +100,15 @@ class FreePace(Pace):
 
         is_done, stuck = True, []
         try:
+            if self._sharded is not None and publish:
+                is_done = self._finish_shards(self._sharded, progress, remaining_s)
             if side is not None:
                 side.heartbeat.show(progress, self._classroom.orders)
-                is_done = self._publishing.wait(remaining_s()) and self._finish(
+                is_done &= self._publishing.wait(remaining_s()) and self._finish(
                     side, progress, publish=publish, timeout_s=remaining_s()
                 )
         finally:
-            if side is not None:
-                side.fetcher.give_up()
+            self._parts.give_up()
             self._delivery.settle(min(remaining_s(), _SETTLE_S))
             # Also if the time is over: a thread that is only waiting ends at once.
             stuck = self._background.stop(max(remaining_s(), 1.0))
@@ -123,9 +137,10 @@ class FreePace(Pace):
     def _finish(self, side: StoreSide, progress: Progress, *, publish: bool, timeout_s: float) -> bool:
         """Leave a last snapshot and a last word; return whether the store has taken them in time."""
         self._collect_publish(is_closing=True)
-        if publish:
+        if publish and self._sharded is None:
             side.stage()
-        self._publishing.offer(lambda: _finish(side, progress, publish=publish))
+        is_whole = self._sharded is None
+        self._publishing.offer(lambda: _finish(side, progress, publish=publish, is_whole=is_whole))
         is_done = self._publishing.wait(timeout_s)
         self._collect_publish(is_closing=True)
         self._counters.bytes_fetched = side.fetcher.bytes_read
@@ -135,27 +150,31 @@ class FreePace(Pace):
         side, reader = self._side, self._newest
         if side is None or reader is None:
             return None
-        try:
-            self._begin_to_beat(side, progress)
-            if side.saved is not None and side.saved.teachers:
-                return self._take_saved(side, reader, progress)
-            if is_strict:
-                self._start_with_others(side, reader, progress)
-            sighting = reader.look(self._look(progress))
-            side.heartbeat.check_is_ours()
-            self._counters.bytes_fetched = side.fetcher.bytes_read
-            if is_strict:
-                _raise_first_error(sighting)
-            elif sighting.store_error is not None:
-                raise sighting.store_error
-            return self._decide(sighting) or Changes(wanted=())
-        except BaseException:
-            self._leave(side)
-            raise
+        if side.saved is not None and side.saved.teachers:
+            return self._take_saved(side, reader, progress)
+        if is_strict:
+            self._wait_for_others(reader, progress)
+        sighting = reader.look(self._look(progress))
+        side.heartbeat.check_is_ours()
+        self._counters.bytes_fetched = side.fetcher.bytes_read
+        if is_strict:
+            _raise_first_error(sighting)
+        elif sighting.store_error is not None:
+            raise sighting.store_error
+        return self._decide(sighting) or Changes(wanted=())
 
-    def _start_with_others(self, side: StoreSide, reader: NewestReader, progress: Progress) -> None:
+    def _publish_first(self, progress: Progress) -> None:
+        side = self._side
+        if self._sharded is not None:
+            self._publish_sharded(self._sharded, progress, finished=False)
+        else:
+            self._agreement.do(lambda: None if side is None else self._publish_whole(side, progress))
+
+    def _publish_whole(self, side: StoreSide, progress: Progress) -> None:
         side.stage()
         self._count_publish(side.publish(progress, finished=False))
+
+    def _wait_for_others(self, reader: NewestReader, progress: Progress) -> None:
         membership = self._settings.membership
         reader.wait_for(
             membership.start_with_peers,
@@ -167,10 +186,10 @@ class FreePace(Pace):
     def _take_saved(self, side: StoreSide, reader: NewestReader, progress: Progress) -> Changes:
         """Return the snapshots that the teachers held when the state was saved, or else the newest."""
         assert side.saved is not None
-        arrivals, missing = [], []
+        found, missing = [], []
         for peer in side.saved.teachers:
             try:
-                arrivals.append(self._saved_arrival(side, peer))
+                found.append(self._saved_arrival(side, peer))
             except (SnapshotError, StoreError) as error:
                 missing.append(peer)
                 self._notices.say(
@@ -182,12 +201,13 @@ class FreePace(Pace):
         if missing:
             sighting = reader.look(self._look(progress))
             newest = self._decide(sighting)
-            arrivals += [
-                arrival
-                for arrival in ([] if newest is None else newest.arrivals)
-                if arrival.manifest.peer in missing
-            ]
-        return Changes(wanted=wanted, arrivals=tuple(arrivals))
+            if newest is not None:
+                found += [one for one in newest.found if one.manifest.peer in missing]
+        return Changes(
+            wanted=wanted,
+            arrivals=tuple(one for one in found if isinstance(one, Arrival)),
+            discoveries=tuple(one for one in found if isinstance(one, Discovery)),
+        )
 
     def _tend(self, side: StoreSide, progress: Progress) -> None:
         """Take what the background has done, and give it more to do."""
@@ -195,7 +215,8 @@ class FreePace(Pace):
         self._collect(side)
         if progress.step % self._settings.interval_steps == 0:
             self._judge(progress)
-            self._offer_publish(side, progress)
+            if self._sharded is None:
+                self._offer_publish(side, progress)
             self._offer_look(progress)
             self._collect(side)
             self._notice_stale()
@@ -207,6 +228,36 @@ class FreePace(Pace):
             return
         side.stage()
         self._publishing.offer(lambda: _publish(side, progress))
+
+    def _offer_shards(self, sharded: ShardedPublishing, progress: Progress) -> None:
+        """Begin to publish on all ranks; they have met the same failures, so that all are due or none."""
+        if self._publish_backoff.is_due() and not sharded.is_under_way:
+            sharded.begin(progress)
+        else:
+            self._counters.publishes_skipped += 1
+
+    def _note_published(self, published: Published, *, is_closing: bool = False) -> None:
+        if not published.has_failed:
+            self._publish_backoff.note_success()
+            self._notices.store_works("publish")
+            self._count_published(published)
+            return
+        self._publish_backoff.note_failure()
+        if published.error is not None:
+            self._say_publish_failed(published.error, is_closing=is_closing)
+
+    def _finish_shards(
+        self, sharded: ShardedPublishing, progress: Progress, remaining_s: Callable[[], float]
+    ) -> bool:
+        """Leave a last snapshot, if all ranks have come to their end; return whether they have."""
+        if not self._ranks.have_all_come(remaining_s()):
+            return False
+        under_way = sharded.finish(timeout_s=remaining_s())
+        if under_way is not None:
+            self._note_published(under_way, is_closing=True)
+        published = sharded.publish_now(progress, finished=True, timeout_s=remaining_s())
+        self._note_published(published, is_closing=True)
+        return not published.has_failed
 
     def _offer_look(self, progress: Progress) -> None:
         reader = self._newest
@@ -232,12 +283,7 @@ class FreePace(Pace):
             return
         if isinstance(outcome.error, StoreError):
             self._publish_backoff.note_failure()
-            goes_on = (
-                "The last snapshot that is complete goes on serving."
-                if is_closing
-                else "Training goes on, and it is tried again at a later interval."
-            )
-            self._notices.store_failed("publish", f"{outcome.error} {goes_on}")
+            self._say_publish_failed(outcome.error, is_closing=is_closing)
             return
         written = _result(outcome)
         self._publish_backoff.note_success()
@@ -245,6 +291,14 @@ class FreePace(Pace):
         self._notices.store_works("status")
         if written:
             self._count_publish(written)
+
+    def _say_publish_failed(self, error: StoreError, *, is_closing: bool) -> None:
+        goes_on = (
+            "The last snapshot that is complete goes on serving."
+            if is_closing
+            else "Training goes on, and it is tried again at a later interval."
+        )
+        self._notices.store_failed("publish", f"{error} {goes_on}")
 
     def _count_publish(self, written: int) -> None:
         self._counters.bytes_published += written
@@ -261,19 +315,28 @@ class FreePace(Pace):
                 self._say_quarantined(peer, where)
         held = set(self._classroom.peers)
         # Whose snapshot is a better one is let out when its teacher has taken it.
-        arriving = {arrival.manifest.peer for arrival in sighting.arrivals}
-        quarantined = self._quarantine.peers - arriving
+        quarantined = self._quarantine.peers - sighting.coming
         is_new = not held <= set(sighting.wanted) or not quarantined <= self._classroom.quarantined
-        if not sighting.arrivals and not is_new:
+        if not sighting.coming and not is_new:
             return None
-        return Changes(wanted=sighting.wanted, quarantined=quarantined, arrivals=sighting.arrivals)
+        return Changes(
+            wanted=sighting.wanted,
+            quarantined=quarantined,
+            arrivals=sighting.arrivals,
+            discoveries=sighting.discoveries,
+        )
 
     def _agree(self, step: int) -> None:
         is_waiting = not self._go_on_with_delivery()
         error, self._error = self._error, None
         was_nan = self._classroom.who_was_nan() if step % EVERY_STEPS == 0 else []
-        numbers = [is_waiting, self._pending is not None, *was_nan]
-        is_waiting, has_pending, *was_nan = map(bool, self._agreement.meet(error, numbers))
+        is_writing = self._sharded is not None and self._sharded.is_waiting
+        numbers = [is_waiting, self._pending is not None, is_writing, *was_nan]
+        is_waiting, has_pending, is_writing, *was_nan = map(bool, self._agreement.meet(error, numbers))
+        if self._sharded is not None and self._sharded.is_under_way and not is_writing:
+            published = self._sharded.advance()
+            if published is not None:
+                self._note_published(published)
         if was_nan:
             for peer in self._quarantine_nan(was_nan):
                 self._quarantine.put(peer, "not finite")
@@ -316,6 +379,15 @@ class FreePace(Pace):
         if self._newest is not None:
             self._newest.pass_over(arrival.manifest.peer, arrival.manifest.order)
 
+    @override
+    def _refuse_part(self, part: RefusedPart) -> None:
+        super()._refuse_part(part)
+        if part.is_nan:
+            self._quarantine.put(part.peer, part.message)
+        # A store that is away is asked again; what is damaged stays so.
+        if self._newest is not None and part.kind is not StoreError:
+            self._newest.pass_over(part.peer, part.discovery.manifest.order)
+
     def _report(self, sighting: Sighting) -> None:
         notices, step = self._notices, sighting.look.progress.step
         if sighting.store_error is not None:
@@ -339,9 +411,9 @@ class FreePace(Pace):
                 notices.store_failed(("fetch", peer), message)
             else:
                 notices.say(("fetch", peer), message)
-        for arrival in sighting.arrivals:
+        for peer in sighting.coming:
             for subject in ("fetch", "young", "stale"):
-                notices.has_passed((subject, arrival.manifest.peer))
+                notices.has_passed((subject, peer))
         for peer in sighting.too_young:
             notices.say(
                 ("young", peer),
@@ -358,7 +430,7 @@ class FreePace(Pace):
 
     def _notice_stale(self) -> None:
         # Those that have arrived are taken when the ranks meet next.
-        arriving = {arrival.manifest.peer for arrival in (self._pending.arrivals if self._pending else ())}
+        arriving = frozenset[str]() if self._pending is None else self._pending.coming
         for peer, info in self._classroom.describe().items():
             if info.share < 1.0 and not info.is_quarantined and peer not in arriving:
                 self._notices.say(
@@ -392,10 +464,10 @@ def _publish(side: StoreSide, progress: Progress) -> int:
     return written
 
 
-def _finish(side: StoreSide, progress: Progress, *, publish: bool) -> int:
+def _finish(side: StoreSide, progress: Progress, *, publish: bool, is_whole: bool) -> int:
     if side.heartbeat.is_superseded:
         return 0
-    written = side.publish(progress, finished=True) if publish else 0
+    written = side.publish(progress, finished=True) if publish and is_whole else 0
     side.heartbeat.end("finished" if publish else "left")
     return written
 

@@ -12,7 +12,7 @@ from codistill.exchange.checkpoint.fetcher import Fetcher
 from codistill.exchange.checkpoint.lives import read_status
 from codistill.exchange.checkpoint.membership import PeerFinder
 from codistill.exchange.checkpoint.reader import Reader
-from codistill.exchange.checkpoint.sighting import Look, Sighting
+from codistill.exchange.checkpoint.sighting import Discovery, Look, Sighting
 from codistill.exchange.checkpoint.waiting import Clock, wait_until
 from codistill.snapshots.codec import first_nan
 from codistill.snapshots.manifest import Manifest, ManifestReference
@@ -95,19 +95,29 @@ class LockstepReader(Reader):
         found = {peer: self._wait(peer, step, deadline_s) for peer in self._finder.others()}
         wanted = self._finder.teachers(found)
         roster = look.roster.copy()
-        arrivals, not_finite = [], {}
+        arrivals, discoveries, not_finite = [], [], {}
         for peer in wanted:
             manifest, reference = found[peer]
             # The last snapshot of a peer that has finished comes again and again, and ages.
             if look.held.get(peer) != reference.order:
                 self._check_fits(manifest)
                 roster.see(peer, reference.order, step=step)
+                if look.is_divided(peer):
+                    discoveries.append(
+                        Discovery(manifest=manifest, reference=reference, first_seen_step=step)
+                    )
+                    continue
                 arrivals.append(self._fetcher.fetch(manifest, reference, first_seen_step=step))
                 name = first_nan(arrivals[-1].tensors)
                 if name is not None:
                     not_finite[peer] = f"{name!r} of its snapshot at step {manifest.step} holds NaN"
         return Sighting(
-            look=look, roster=roster, wanted=wanted, arrivals=tuple(arrivals), not_finite=not_finite
+            look=look,
+            roster=roster,
+            wanted=wanted,
+            arrivals=tuple(arrivals),
+            discoveries=tuple(discoveries),
+            not_finite=not_finite,
         )
 
     def _wait(self, peer: str, step: int, deadline_s: float) -> _Found:

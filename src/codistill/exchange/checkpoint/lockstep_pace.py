@@ -11,6 +11,7 @@ from codistill.exchange.base import Progress
 from codistill.exchange.checkpoint.changes import Changes
 from codistill.exchange.checkpoint.pace import Pace
 from codistill.exchange.checkpoint.roster import Order
+from codistill.exchange.checkpoint.sighting import Arrival, Discovery
 from codistill.exchange.checkpoint.store_side import StoreSide
 
 
@@ -25,7 +26,16 @@ class LockstepPace(Pace):
     @override
     def begin(self, progress: Progress) -> None:
         self._classroom.step = progress.step
-        self._bring(self._agreement.do(lambda: self._find_teachers(progress)), is_strict=True)
+        try:
+            self._begin_to_live(progress)
+            if not self._is_known(self._side is not None and self._side.saved is not None):
+                self._publish(progress, finished=False)
+            changes = self._agreement.do(lambda: self._find_teachers(progress))
+        except BaseException:
+            if self._side is not None:
+                self._leave(self._side)
+            raise
+        self._bring(changes, is_strict=True)
 
     @override
     def step(self, progress: Progress) -> None:
@@ -34,8 +44,9 @@ class LockstepPace(Pace):
             return
         was_nan = self._agreement.meet(None, self._classroom.who_was_nan())
         self._quarantine_nan(list(map(bool, was_nan)))
-        changes = self._agreement.do(lambda: self._exchange(progress))
-        self._bring(changes, is_strict=True)
+        self._agreement.do(lambda: self._tend(progress))
+        self._publish(progress, finished=False)
+        self._bring(self._agreement.do(lambda: self._look_for_all(progress)), is_strict=True)
         if self._side is not None:
             self._side.heartbeat.show(progress, self._classroom.orders)
             self._side.heartbeat.try_to_beat()
@@ -45,11 +56,13 @@ class LockstepPace(Pace):
         self._classroom.step = progress.step
         side = self._side
         try:
+            if publish and self._sharded is not None:
+                self._publish_sharded(self._sharded, progress, finished=True)
             if side is not None:
                 side.heartbeat.show(progress, self._classroom.orders)
-                if publish:
+                if publish and self._sharded is None:
                     # The others wait for it: they must not be left without a word.
-                    self._publish(side, progress, finished=True)
+                    self._publish_whole(side, progress, finished=True)
                 try:
                     side.heartbeat.end("finished" if publish else "left")
                 except StoreError as error:
@@ -63,41 +76,35 @@ class LockstepPace(Pace):
         side = self._side
         if side is None:
             return None
-        try:
-            self._begin_to_beat(side, progress)
-            if side.saved is None:
-                self._publish(side, progress, finished=False)
-                changes = self._read(progress)
-            else:
-                changes = self._read_saved(side, progress)
-        except BaseException:
-            self._leave(side)
-            raise
+        changes = self._read(progress) if side.saved is None else self._read_saved(side, progress)
         self._counters.bytes_fetched = side.fetcher.bytes_read
         return changes
 
     def _read_saved(self, side: StoreSide, progress: Progress) -> Changes:
         assert side.saved is not None
         peers, quarantined = tuple(side.saved.teachers), frozenset[str]()
-        arrivals = {peer: self._saved_arrival(side, peer) for peer in peers}
+        found = {peer: self._saved_arrival(side, peer) for peer in peers}
         if progress.step % self._settings.interval_steps == 0:
             # State that was saved while a peer was missing lacks the snapshots of its own step.
-            held = {peer: arrival.reference.order for peer, arrival in arrivals.items()}
+            held = {peer: one.reference.order for peer, one in found.items()}
             newer = self._read(progress, held)
             peers, quarantined = newer.wanted, newer.quarantined
-            arrivals |= {arrival.manifest.peer: arrival for arrival in newer.arrivals}
+            found |= {one.manifest.peer: one for one in newer.found}
         return Changes(
             wanted=peers,
             quarantined=quarantined,
-            arrivals=tuple(arrivals[peer] for peer in peers),
+            arrivals=tuple(one for peer in peers if isinstance(one := found[peer], Arrival)),
+            discoveries=tuple(one for peer in peers if isinstance(one := found[peer], Discovery)),
         )
 
-    def _exchange(self, progress: Progress) -> Changes | None:
+    def _tend(self, progress: Progress) -> None:
+        if self._side is not None:
+            self._tend_heartbeat(self._side, progress)
+
+    def _look_for_all(self, progress: Progress) -> Changes | None:
         side = self._side
         if side is None:
             return None
-        self._tend_heartbeat(side, progress)
-        self._publish(side, progress, finished=False)
         changes = self._read(progress)
         self._counters.bytes_fetched = side.fetcher.bytes_read
         return changes
@@ -114,9 +121,20 @@ class LockstepPace(Pace):
             wanted=sighting.wanted,
             quarantined=frozenset(sighting.not_finite),
             arrivals=sighting.arrivals,
+            discoveries=sighting.discoveries,
         )
 
-    def _publish(self, side: StoreSide, progress: Progress, *, finished: bool) -> None:
+    def _publish(self, progress: Progress, *, finished: bool) -> None:
+        side = self._side
+        if self._sharded is not None:
+            self._publish_sharded(self._sharded, progress, finished=finished)
+            self._agreement.do(lambda: None if side is None else side.heartbeat.check_is_ours())
+        else:
+            self._agreement.do(
+                lambda: None if side is None else self._publish_whole(side, progress, finished=finished)
+            )
+
+    def _publish_whole(self, side: StoreSide, progress: Progress, *, finished: bool) -> None:
         side.stage()
         self._counters.bytes_published += side.publish(progress, finished=finished)
         self._counters.publishes += 1

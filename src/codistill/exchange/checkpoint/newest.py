@@ -16,10 +16,11 @@ from codistill.exchange.checkpoint.fading import Fading
 from codistill.exchange.checkpoint.fetcher import Fetcher
 from codistill.exchange.checkpoint.heartbeat import Heartbeat
 from codistill.exchange.checkpoint.membership import PeerFinder
+from codistill.exchange.checkpoint.part_reader import NotFiniteError
 from codistill.exchange.checkpoint.quarantine import is_worse
 from codistill.exchange.checkpoint.reader import Reader
 from codistill.exchange.checkpoint.roster import Order, Roster
-from codistill.exchange.checkpoint.sighting import Arrival, Look, Sighting
+from codistill.exchange.checkpoint.sighting import Arrival, Discovery, Look, Sighting
 from codistill.exchange.checkpoint.waiting import Clock, wait_until
 from codistill.snapshots.codec import first_nan
 from codistill.snapshots.manifest import Manifest, ManifestReference
@@ -115,7 +116,8 @@ class NewestReader(Reader):
         }
         present = self._present({*pointers, *look.held}, newer, roster, step)
         wanted = self._finder.teachers(present)
-        arrivals, problems = [], dict(errors)
+        found: list[Arrival | Discovery] = []
+        problems = dict(errors)
         not_finite, too_young = {}, []
         for peer in wanted:
             pointer = newer.get(peer)
@@ -128,7 +130,7 @@ class NewestReader(Reader):
                 )
             except _NotYetError:
                 too_young.append(peer)
-            except _NotFiniteError as error:
+            except NotFiniteError as error:
                 not_finite[peer] = str(error)
             except SnapshotError as error:
                 # Half an answer looks like a damaged file; what is damaged is so the second time too.
@@ -140,14 +142,18 @@ class NewestReader(Reader):
                 problems[peer] = error
             else:
                 if arrival is not None:
-                    arrivals.append(arrival)
-        self._heartbeat.note_read()
+                    found.append(arrival)
+        discoveries = tuple(one for one in found if isinstance(one, Discovery))
+        # What ranks are to read in part must not be deleted before they have.
+        if not discoveries:
+            self._heartbeat.note_read()
         return Sighting(
             look=look,
             roster=roster,
             wanted=wanted,
             left_out=self._finder.left_out(present),
-            arrivals=tuple(arrivals),
+            arrivals=tuple(one for one in found if isinstance(one, Arrival)),
+            discoveries=discoveries,
             errors=problems,
             not_finite=not_finite,
             too_young=tuple(too_young),
@@ -178,7 +184,7 @@ class NewestReader(Reader):
 
     def _read(
         self, manifest: Manifest, reference: ManifestReference, look: Look, roster: Roster
-    ) -> Arrival | None:
+    ) -> Arrival | Discovery | None:
         """Return a snapshot; None if it is too bad to let its peer out of quarantine."""
         peer, step = manifest.peer, look.progress.step
         roster.see(peer, manifest.order, step=step)
@@ -191,17 +197,16 @@ class NewestReader(Reader):
             return None
         self._check_fits(manifest)
         self._heartbeat.announce(peer, manifest.order)
-        arrival = self._fetcher.fetch(manifest, reference, first_seen_step=roster.peers[peer].step)
+        first_seen_step = roster.peers[peer].step
+        if look.is_divided(peer):
+            return Discovery(manifest=manifest, reference=reference, first_seen_step=first_seen_step)
+        arrival = self._fetcher.fetch(manifest, reference, first_seen_step=first_seen_step)
         name = first_nan(arrival.tensors)
         if name is not None:
             self.pass_over(peer, manifest.order)
-            raise _NotFiniteError(f"{name!r} of its snapshot at step {manifest.step} holds NaN")
+            raise NotFiniteError(f"{name!r} of its snapshot at step {manifest.step} holds NaN")
         return arrival
 
 
 class _NotYetError(Exception):
     """The peer has been trained on too few samples to teach this student."""
-
-
-class _NotFiniteError(Exception):
-    """The snapshot holds NaN."""

@@ -2,10 +2,10 @@
 
 from abc import ABC, abstractmethod
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
-from codistill.errors import SnapshotMismatchError, StoreError
+from codistill.errors import SnapshotError, SnapshotMismatchError, StoreError
 from codistill.exchange.base import ExchangeCounters, Progress
 from codistill.exchange.checkpoint.agreement import Agreement
 from codistill.exchange.checkpoint.background import Background
@@ -14,10 +14,13 @@ from codistill.exchange.checkpoint.classroom import Classroom
 from codistill.exchange.checkpoint.delivery import Delivery
 from codistill.exchange.checkpoint.lives import HEARTBEAT_S
 from codistill.exchange.checkpoint.notices import Notices
+from codistill.exchange.checkpoint.part_reader import NotFiniteError, PartReader
 from codistill.exchange.checkpoint.reader import Reader
 from codistill.exchange.checkpoint.roster import Roster, Sighted
 from codistill.exchange.checkpoint.settings import Settings
-from codistill.exchange.checkpoint.sighting import Arrival, Look
+from codistill.exchange.checkpoint.shard_writer import ShardWriter
+from codistill.exchange.checkpoint.sharded_publishing import Published, ShardedPublishing
+from codistill.exchange.checkpoint.sighting import Arrival, Discovery, Look
 from codistill.exchange.checkpoint.store_side import StoreSide
 from codistill.parallel.group import PeerRanks
 
@@ -37,12 +40,43 @@ class Parts:
     """Where work is done that does not concern the student."""
     side: StoreSide | None
     """What speaks with the store; on rank 0."""
+    parts: PartReader
+    """Reads this rank's part of snapshots that the ranks divide among them."""
+    writer: ShardWriter | None
+    """Writes this rank's shard, where the ranks divide the published module among them."""
     notices: Notices
     """What has been said."""
     counters: ExchangeCounters
     """What has been counted."""
     is_pinned: bool
     """Whether weights go on to a GPU."""
+
+
+# From bad to worse: later it may be there, it never will, and nobody should learn from it.
+_KINDS = (StoreError, SnapshotError, NotFiniteError)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class RefusedPart:
+    """A snapshot that some rank could not read or use its part of."""
+
+    discovery: Discovery
+    """The snapshot."""
+    kind: type[Exception]
+    """``StoreError``, ``SnapshotError`` or ``NotFiniteError``."""
+    message: str
+    """What that rank says."""
+
+    @property
+    def peer(self) -> str:
+        """Whose it is."""
+        return self.discovery.manifest.peer
+
+    @property
+    def is_nan(self) -> bool:
+        """Whether it holds NaN."""
+        return self.kind is NotFiniteError
 
 
 class Pace(ABC):
@@ -68,7 +102,19 @@ class Pace(ABC):
         self._counters = parts.counters
         self._has_told_taken = False
         self._agreement = Agreement(parts.ranks)
-        self._delivery = Delivery(parts.ranks, parts.background.worker("decode"), is_pinned=parts.is_pinned)
+        self._parts = parts.parts
+        self._delivery = Delivery(
+            parts.ranks, parts.background.worker("decode"), parts.parts, is_pinned=parts.is_pinned
+        )
+        self._sharded = None
+        if parts.writer is not None:
+            self._sharded = ShardedPublishing(
+                parts.writer,
+                None if parts.side is None else parts.side.publisher,
+                ranks=parts.ranks,
+                agreement=self._agreement,
+                worker=parts.background.worker("publish"),
+            )
         saved = parts.side.saved if parts.side is not None else None
         self._roster = Roster(saved.seen if saved is not None else None)
 
@@ -95,14 +141,20 @@ class Pace(ABC):
             roster=self._roster.copy(),
             held=self._classroom.orders,
             quarantined=self._classroom.quarantined,
+            divided=self._classroom.divided,
+            is_student_divided=self._classroom.is_student_divided,
         )
 
-    def _saved_arrival(self, side: StoreSide, peer: str) -> Arrival:
+    def _saved_arrival(self, side: StoreSide, peer: str) -> Arrival | Discovery:
         """Return the very snapshot that a teacher held when the state was saved."""
         assert side.saved is not None
         teacher = side.saved.teachers[peer]
         manifest = side.fetcher.manifest(teacher.manifest)
         self._classroom.check_fits(manifest)
+        if self._classroom.is_student_divided:
+            return Discovery(
+                manifest=manifest, reference=teacher.manifest, first_seen_step=teacher.first_seen_step
+            )
         return side.fetcher.fetch(manifest, teacher.manifest, first_seen_step=teacher.first_seen_step)
 
     def _bring(self, changes: Changes | None, *, is_strict: bool) -> None:
@@ -115,9 +167,54 @@ class Pace(ABC):
 
         Args:
             changes: What was decided.
-            is_strict: Raise if a snapshot does not fit what ``build`` made, in place of a notice.
+            is_strict: Raise if a snapshot cannot be read or does not fit what ``build`` made, in place of a
+                notice.
         """
+        changes = self._settle_parts(changes, is_strict=is_strict)
         self._agreement.do(lambda: self._change(changes, is_strict=is_strict))
+        if self._side is not None:
+            self._side.heartbeat.note_read()
+
+    def _settle_parts(self, changes: Changes, *, is_strict: bool) -> Changes:
+        """Return only what all ranks could read; a part of a teacher is none."""
+        if not changes.discoveries:
+            return changes
+        if self._side is None:
+            self._counters.bytes_fetched = self._parts.bytes_read
+        unread, ranks = changes.unread, self._ranks
+        if is_strict:
+            errors = [error for error in unread.values() if not isinstance(error, NotFiniteError)]
+            self._agreement.meet(next(iter(errors), None))
+        peers = [discovery.manifest.peer for discovery in changes.discoveries]
+        # The worst that any rank has met, and which rank that was, in one number a snapshot.
+        words = ranks.maximum([_severity(unread.get(peer)) * ranks.size + ranks.rank for peer in peers])
+        refused = []
+        for discovery, word in zip(changes.discoveries, words, strict=True):
+            severity, rank = divmod(word, ranks.size)
+            if severity:
+                peer = discovery.manifest.peer
+                message = ranks.broadcast(str(unread.get(peer, "")).encode(), source=rank)
+                refused.append(RefusedPart(discovery, _KINDS[severity - 1], message.decode()))
+        for part in refused:
+            if self._side is not None:
+                self._refuse_part(part)
+        bad = {part.peer for part in refused}
+        return replace(
+            changes,
+            quarantined=changes.quarantined | {part.peer for part in refused if part.is_nan},
+            arrivals=tuple(arrival for arrival in changes.arrivals if arrival.manifest.peer not in bad),
+        )
+
+    def _refuse_part(self, part: "RefusedPart") -> None:
+        """Note that some rank could not read its part of a snapshot."""
+        if part.is_nan:
+            self._say_quarantined(part.peer, part.message)
+        else:
+            self._notices.say(
+                ("fetch", part.peer),
+                f"Nothing new was taken from peer {part.peer!r} at step {self._classroom.step}: "
+                f"{part.message}",
+            )
 
     def _change(self, changes: Changes, *, is_strict: bool) -> None:
         classroom = self._classroom
@@ -172,6 +269,18 @@ class Pace(ABC):
             "It will be again once it publishes a better snapshot.",
         )
 
+    def _count_published(self, published: Published) -> None:
+        """Count a snapshot of which this rank has written its shard."""
+        if not published.has_failed:
+            self._counters.publishes += 1
+            self._counters.bytes_published += published.bytes_written
+
+    def _publish_sharded(self, sharded: ShardedPublishing, progress: Progress, *, finished: bool) -> None:
+        """Publish what ranks divide among them, and wait for it; what hinders it is raised on all ranks."""
+        published = sharded.publish_now(progress, finished=finished)
+        self._agreement.meet(published.error)
+        self._count_published(published)
+
     def _begin_to_beat(self, side: StoreSide, progress: Progress) -> None:
         """Let the heart beat from the first moment on: who waits long must not be taken for dead."""
         side.heartbeat.show(progress, {})
@@ -188,7 +297,20 @@ class Pace(ABC):
                 raise error
             self._notices.store_failed("status", f"{error} Training goes on, and it is tried again.")
 
+    def _begin_to_live(self, progress: Progress) -> None:
+        """Let the heart beat, on rank 0."""
+        side = self._side
+        self._agreement.do(lambda: None if side is None else self._begin_to_beat(side, progress))
+
+    def _is_known(self, fact: bool) -> bool:
+        """Return on all ranks what rank 0 knows to be so; False on the others."""
+        return bool(self._ranks.maximum([fact])[0])
+
     def _leave(self, side: StoreSide) -> None:
         """Say that this life has ended, when its begin has failed."""
         with suppress(StoreError):
             side.heartbeat.end("left")
+
+
+def _severity(error: Exception | None) -> int:
+    return next((index for index, kind in enumerate(_KINDS, start=1) if isinstance(error, kind)), 0)

@@ -17,11 +17,20 @@ from codistill.exchange.checkpoint.retention import Retention
 from codistill.exchange.checkpoint.roster import Order
 from codistill.snapshots.codec import EncodedSnapshot, check_codec
 from codistill.snapshots.fingerprint import fingerprint
-from codistill.snapshots.keys import manifest_key, pointer_key, shard_key, shard_name, snapshots_prefix
-from codistill.snapshots.manifest import Manifest, ManifestReference
+from codistill.snapshots.keys import (
+    manifest_key,
+    pointer_key,
+    shard_key,
+    shard_name,
+    snapshot_prefix,
+    snapshots_prefix,
+)
+from codistill.snapshots.manifest import Manifest, ManifestReference, Shard, TensorEntry
 from codistill.snapshots.metadata import check_metadata
 from codistill.snapshots.pointer import Pointer
+from codistill.snapshots.shards import MAX_SHARDS
 from codistill.snapshots.signing import SigningKey
+from codistill.snapshots.written_shard import WrittenShard, merge
 from codistill.stores.base import Store
 
 # Snapshots of one's own whose content is remembered, to notice peers that are identical.
@@ -112,6 +121,7 @@ class Publisher:
         self._kept = list(kept)
         self._next_sequence = 0
         self._digests: dict[int, str] = {}
+        self._shards: dict[Order, int] = {}
 
     @property
     def life(self) -> Life:
@@ -147,23 +157,79 @@ class Publisher:
         Raises:
             StoreError: If the store refuses.
         """
-        manifest = self._describe(encoded, progress, finished=finished)
+        shards = tuple(shard for shard, _ in encoded.shards)
+        manifest = self._describe(
+            encoded.tensors,
+            encoded.aliases,
+            shards,
+            progress,
+            sequence=self._next_sequence,
+            finished=finished,
+        )
         # Before the first byte is written: a store that fails may have written it nevertheless, somebody may
         # have read it, and what has been read under a number never changes.
-        self._next_sequence += 1
+        self._note_begun(manifest.order, len(shards))
         document = manifest.to_json()
         try:
             for shard, content in encoded.shards:
                 self._store.write(shard_key(manifest.peer, *manifest.order, shard.name), content)
+        except StoreError:
+            self._try_to_delete(manifest.order)
+            raise
+        pointed = self._point_to(manifest, document, progress)
+        return pointed and pointed + manifest.total_bytes
+
+    def publish_written(
+        self, written: Sequence[WrittenShard], progress: Progress, *, sequence: int, finished: bool
+    ) -> int:
+        """Point to a snapshot of which every rank has written its own shard.
+
+        Args:
+            written: What was written, in the order of the shards' numbers.
+            progress: How far the student had come with it.
+            sequence: Under which number; higher than any before.
+            finished: No other will follow.
+
+        Returns:
+            Bytes written here, of manifest and pointer; 0 if a later life has taken the name, and nothing was
+            published.
+
+        Raises:
+            StoreError: If the store refuses.
+        """
+        tensors, aliases = merge(written)
+        shards = tuple(one.shard for one in written)
+        manifest = self._describe(tensors, aliases, shards, progress, sequence=sequence, finished=finished)
+        self._note_begun(manifest.order, len(shards))
+        return self._point_to(manifest, manifest.to_json(), progress)
+
+    def abandon(self, sequence: int, *, shards: int) -> None:
+        """Delete what ranks have written of a snapshot that will not be one.
+
+        **On failure**: what cannot be deleted stays; nobody reads it.
+
+        Args:
+            sequence: Its number.
+            shards: How many shards it has.
+        """
+        order = (self._life.incarnation, sequence)
+        self._note_begun(order, shards)
+        self._try_to_delete(order)
+
+    def _note_begun(self, order: Order, shards: int) -> None:
+        self._next_sequence = order[1] + 1
+        self._shards[order] = shards
+
+    def _point_to(self, manifest: Manifest, document: bytes, progress: Progress) -> int:
+        """Write manifest and pointer of a snapshot whose shards are there; return their bytes."""
+        try:
             self._store.write(manifest.key, document)
             # All this may have taken minutes: a pointer must not go back behind that of a later life.
             if not self._is_still_ours():
                 self._delete(manifest.order)
                 return 0
         except StoreError:
-            # A store that is full must not be filled with what nobody will read.
-            with suppress(StoreError):
-                self._delete(manifest.order)
+            self._try_to_delete(manifest.order)
             raise
         # From here on somebody may be pointed to it: it is deleted in its turn only.
         self._kept.append(manifest.order)
@@ -183,7 +249,7 @@ class Publisher:
             [*self._digests.items(), (progress.step, manifest.content_digest)][-_REMEMBERED:]
         )
         self._delete_old()
-        return manifest.total_bytes + len(document) + len(pointer)
+        return len(document) + len(pointer)
 
     def delete_unfinished(self, *, after: Order | None) -> None:
         """Delete what an earlier life was killed while writing, as far as the store allows it.
@@ -200,14 +266,23 @@ class Publisher:
                     self._delete(order)
                     self._kept.remove(order)
 
-    def _describe(self, encoded: EncodedSnapshot, progress: Progress, *, finished: bool) -> Manifest:
-        shapes = {tensor.name: tensor.shape for tensor in encoded.tensors}
-        shapes |= {alias: shapes[name] for alias, name in encoded.aliases.items()}
+    def _describe(
+        self,
+        tensors: tuple[TensorEntry, ...],
+        aliases: Mapping[str, str],
+        shards: tuple[Shard, ...],
+        progress: Progress,
+        *,
+        sequence: int,
+        finished: bool,
+    ) -> Manifest:
+        shapes = {tensor.name: tensor.shape for tensor in tensors}
+        shapes |= {alias: shapes[name] for alias, name in aliases.items()}
         return Manifest(
             run_id=self._life.run_id,
             peer=self._life.peer,
             incarnation=self._life.incarnation,
-            sequence=self._next_sequence,
+            sequence=sequence,
             step=progress.step,
             samples=progress.samples,
             task_loss=progress.task_loss,
@@ -216,9 +291,9 @@ class Publisher:
             finished=finished,
             metadata=self._life.metadata,
             fingerprint=fingerprint(shapes),
-            tensors=encoded.tensors,
-            aliases=encoded.aliases,
-            shards=tuple(shard for shard, _ in encoded.shards),
+            tensors=tensors,
+            aliases=aliases,
+            shards=shards,
             previous=self._previous,
         )
 
@@ -235,7 +310,21 @@ class Publisher:
         except StoreError:
             return
 
+    def _try_to_delete(self, order: Order) -> None:
+        # A store that is full must not be filled with what nobody will read.
+        with suppress(StoreError):
+            self._delete(order)
+
     def _delete(self, order: Order) -> None:
         # The manifest goes first: a reader that misses it asks for the pointer again.
         self._store.delete(manifest_key(self._life.peer, *order))
-        self._store.delete(shard_key(self._life.peer, *order, shard_name(1, 1)))
+        for name in self._shard_names(order):
+            self._store.delete(shard_key(self._life.peer, *order, name))
+        self._shards.pop(order, None)
+
+    def _shard_names(self, order: Order) -> list[str]:
+        count = self._shards.get(order)
+        if count is not None:
+            return [shard_name(index, count) for index in range(1, count + 1)]
+        # An earlier life may have had another number of ranks.
+        return self._store.list_names(snapshot_prefix(self._life.peer, *order), limit=MAX_SHARDS)

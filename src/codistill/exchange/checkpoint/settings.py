@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self, TypeVar
 
+from torch import nn
+
 from codistill.arguments import check_int, check_type
 from codistill.errors import CodistillWarning
 from codistill.exchange.checkpoint.lockstep import Lockstep
@@ -40,6 +42,14 @@ class Settings:
     """How this peer joins."""
     signing_key: SigningKey | None
     """What every pointer is signed with."""
+
+    def source(self, model: nn.Module) -> nn.Module:
+        """Return the module whose weights are published.
+
+        Args:
+            model: The student.
+        """
+        return self.snapshots.publish_from or model
 
     @classmethod
     def of(

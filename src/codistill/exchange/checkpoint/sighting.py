@@ -25,22 +25,48 @@ class Look:
     """(incarnation, sequence) of what each teacher holds."""
     quarantined: frozenset[str] = frozenset()
     """Whose snapshots must be better than what they had."""
+    divided: frozenset[str] = frozenset()
+    """Whose teachers the ranks divide among them."""
+    is_student_divided: bool = False
+    """Whether they divide the student, and so, it is supposed, a teacher to come."""
+
+    def is_divided(self, peer: str) -> bool:
+        """Return whether every rank reads its own part of this peer's snapshots."""
+        return peer in self.divided if peer in self.held else self.is_student_divided
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Discovery:
+    """A snapshot that has been found, and of which every rank will read its own part."""
+
+    manifest: Manifest
+    """What it is."""
+    reference: ManifestReference
+    """Where its manifest is."""
+    first_seen_step: int
+    """The student's step when it first saw it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrival:
-    """A snapshot that has been read whole and verified: the standby of a teacher."""
+    """A snapshot that has been read and verified, whole or what this rank needs: the standby of a teacher."""
 
     manifest: Manifest
     """What it is."""
     reference: ManifestReference
     """Where its manifest is."""
     contents: Sequence[Tensor]
-    """The content of its shards: flat uint8 on the CPU, pinned if a student is on a GPU."""
+    """The content of its shards: flat uint8 on the CPU, pinned if a student is on a GPU; none if only a
+    part was read."""
     tensors: Mapping[str, Tensor]
-    """The weights, decoded; perhaps views of the contents."""
+    """The weights, decoded; perhaps views of the contents. Fragments, if only a part was read."""
     first_seen_step: int
     """The student's step when it first saw it."""
+
+    @property
+    def is_part(self) -> bool:
+        """Whether only what this rank needs was read."""
+        return not self.contents
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +82,9 @@ class Sighting:
     left_out: tuple[str, ...] = ()
     """For whom there is no room."""
     arrivals: tuple[Arrival, ...] = ()
-    """New snapshots."""
+    """New snapshots, read whole."""
+    discoveries: tuple[Discovery, ...] = ()
+    """New snapshots, to be read by every rank in part."""
     errors: Mapping[str, CodistillError] = field(default_factory=dict)
     """By peer, what kept its snapshot from being read or used."""
     not_finite: Mapping[str, str] = field(default_factory=dict)
@@ -65,6 +93,16 @@ class Sighting:
     """Who has been trained on less than half of the student's samples."""
     store_error: StoreError | None = None
     """What kept the store from being looked at."""
+
+    @property
+    def found(self) -> tuple[Arrival | Discovery, ...]:
+        """New snapshots, whether they have been read or not."""
+        return (*self.arrivals, *self.discoveries)
+
+    @property
+    def coming(self) -> frozenset[str]:
+        """Whose snapshots are new."""
+        return frozenset(one.manifest.peer for one in self.found)
 
 
 def make_room(manifest: Manifest, *, is_pinned: bool) -> tuple[Tensor, ...]:

@@ -21,7 +21,7 @@ from codistill.exchange.checkpoint.roster import Order
 from codistill.exchange.checkpoint.saved_state import SavedState
 from codistill.exchange.checkpoint.settings import Settings
 from codistill.exchange.checkpoint.waiting import Clock
-from codistill.parallel.weights import named_tensors
+from codistill.parallel.weights import is_sharded, named_tensors
 from codistill.snapshots.fingerprint import describe_difference
 from codistill.snapshots.keys import parse_snapshot_name, snapshots_prefix
 from codistill.snapshots.manifest import Manifest
@@ -43,8 +43,8 @@ class StoreSide:
     """The run."""
     source: nn.Module
     """The module whose weights are published."""
-    staging: Staging
-    """Where they are put together; used by one publish at a time."""
+    staging: Staging | None
+    """Where they are put together, used by one publish at a time; None if each rank writes its own part."""
     fetcher: Fetcher
     """Reads."""
     publisher: Publisher
@@ -76,19 +76,13 @@ class StoreSide:
             PeerTakenError: If another live job has its name.
             SnapshotError, StoreError: If the store cannot be used, or what lies in it.
         """
-        source = settings.snapshots.publish_from or model
+        source = settings.source(model)
         tensors = named_tensors(source)
-        staging = Staging(tensors, codec=settings.snapshots.codec)
+        staging = None if is_sharded(source) else Staging(tensors, codec=settings.snapshots.codec)
         _check_source(tensors, model)
         run_id = open_run(store)
         saved = saved if saved is not None and saved.run_id == run_id else None
-        fetcher = Fetcher(
-            store,
-            run_id=run_id,
-            max_bytes=settings.snapshots.max_bytes or _default_max_bytes(tensors),
-            signing_key=settings.signing_key,
-            is_pinned=any(tensor.is_cuda for tensor in tensors.values()),
-        )
+        fetcher = open_fetcher(store, settings, model, run_id=run_id)
         own = _own_pointer(fetcher, settings, saved)
         if own is not None and saved is None and not settings.membership.rejoin:
             check_new(fetcher.manifest(own.manifest), store)
@@ -154,6 +148,7 @@ class StoreSide:
 
     def stage(self) -> None:
         """Copy the weights as they are now, to be published."""
+        assert self.staging is not None
         self.staging.fill(named_tensors(self.source))
 
     def publish(self, progress: Progress, *, finished: bool) -> int:
@@ -165,7 +160,27 @@ class StoreSide:
             progress: How far the student was when it was staged.
             finished: No other will follow.
         """
+        assert self.staging is not None
         return self.publisher.publish(self.staging.encode(), progress, finished=finished)
+
+
+def open_fetcher(store: Store, settings: Settings, model: nn.Module, *, run_id: str) -> Fetcher:
+    """Return what reads snapshots for a student; each rank may have one.
+
+    Args:
+        store: The run's store.
+        settings: What the user has chosen.
+        model: The student.
+        run_id: The run.
+    """
+    tensors = named_tensors(model)
+    return Fetcher(
+        store,
+        run_id=run_id,
+        max_bytes=settings.snapshots.max_bytes or _default_max_bytes(tensors),
+        signing_key=settings.signing_key,
+        is_pinned=any(tensor.is_cuda for tensor in tensors.values()),
+    )
 
 
 def _make_publisher(
