@@ -85,7 +85,7 @@ class Classroom:
         self._manifests[peer] = arrival.reference
         self._is_nan.pop(peer, None)
 
-    def prepare(self, discovery: Discovery) -> dict[str, Box]:
+    def prepare(self, found: Arrival | Discovery) -> dict[str, Box]:
         """Return what this rank needs of a snapshot, by name; a teacher that is missing is made.
 
         **Ranks**: all of the peer, as ``build`` may call collectives.
@@ -93,8 +93,8 @@ class Classroom:
         Raises:
             SnapshotMismatchError: If it does not fit the teacher.
         """
-        info = SnapshotInfo.from_manifest(discovery.manifest)
-        teacher = self._teacher_for(info, key=discovery.reference.key)
+        info = SnapshotInfo.from_manifest(found.manifest)
+        teacher = self._teacher_for(info, key=found.reference.key)
         self._prepared[info.peer] = teacher
         return {name: fragment.box for name, fragment in named_fragments(teacher.module).items()}
 

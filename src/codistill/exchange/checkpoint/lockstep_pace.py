@@ -29,13 +29,12 @@ class LockstepPace(Pace):
         try:
             self._begin_to_live(progress)
             if not self._is_known(self._side is not None and self._side.saved is not None):
-                self._publish(progress, finished=False)
-            changes = self._agreement.do(lambda: self._find_teachers(progress))
+                self._agreement.do(lambda: self._publish(progress, finished=False))
+            self._bring(self._agreement.do(lambda: self._find_teachers(progress)), is_strict=True)
         except BaseException:
             if self._side is not None:
                 self._leave(self._side)
             raise
-        self._bring(changes, is_strict=True)
 
     @override
     def step(self, progress: Progress) -> None:
@@ -43,9 +42,9 @@ class LockstepPace(Pace):
         if progress.step % self._settings.interval_steps != 0:
             return
         was_nan = self._agreement.meet(None, self._classroom.who_was_nan())
-        self._quarantine_nan(list(map(bool, was_nan)))
+        self._agreement.do(lambda: self._quarantine_nan(list(map(bool, was_nan))))
         self._agreement.do(lambda: self._tend(progress))
-        self._publish(progress, finished=False)
+        self._agreement.do(lambda: self._publish(progress, finished=False))
         self._bring(self._agreement.do(lambda: self._look_for_all(progress)), is_strict=True)
         if self._side is not None:
             self._side.heartbeat.show(progress, self._classroom.orders)
@@ -56,13 +55,12 @@ class LockstepPace(Pace):
         self._classroom.step = progress.step
         side = self._side
         try:
-            if publish and self._sharded is not None:
-                self._publish_sharded(self._sharded, progress, finished=True)
             if side is not None:
                 side.heartbeat.show(progress, self._classroom.orders)
-                if publish and self._sharded is None:
-                    # The others wait for it: they must not be left without a word.
-                    self._publish_whole(side, progress, finished=True)
+            if publish:
+                # The others wait for it: they must not be left without a word.
+                self._publish(progress, finished=True)
+            if side is not None:
                 try:
                     side.heartbeat.end("finished" if publish else "left")
                 except StoreError as error:
@@ -125,17 +123,6 @@ class LockstepPace(Pace):
         )
 
     def _publish(self, progress: Progress, *, finished: bool) -> None:
-        side = self._side
-        if self._sharded is not None:
-            self._publish_sharded(self._sharded, progress, finished=finished)
-            self._agreement.do(lambda: None if side is None else side.heartbeat.check_is_ours())
-        else:
-            self._agreement.do(
-                lambda: None if side is None else self._publish_whole(side, progress, finished=finished)
-            )
-
-    def _publish_whole(self, side: StoreSide, progress: Progress, *, finished: bool) -> None:
-        side.stage()
-        self._counters.bytes_published += side.publish(progress, finished=finished)
-        self._counters.publishes += 1
-        side.heartbeat.check_is_ours()
+        self._count_published(self._publishing.publish_now(progress, finished=finished))
+        if self._side is not None:
+            self._side.heartbeat.check_is_ours()

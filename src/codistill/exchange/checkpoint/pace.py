@@ -1,6 +1,7 @@
 """What running free and lockstep have in common: how a peer begins, changes its teachers, and ends."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import final
@@ -15,13 +16,15 @@ from codistill.exchange.checkpoint.delivery import Delivery
 from codistill.exchange.checkpoint.lives import HEARTBEAT_S
 from codistill.exchange.checkpoint.notices import Notices
 from codistill.exchange.checkpoint.part_reader import NotFiniteError, PartReader
+from codistill.exchange.checkpoint.publishing import Published, Publishing
 from codistill.exchange.checkpoint.reader import Reader
 from codistill.exchange.checkpoint.roster import Roster, Sighted
 from codistill.exchange.checkpoint.settings import Settings
 from codistill.exchange.checkpoint.shard_writer import ShardWriter
-from codistill.exchange.checkpoint.sharded_publishing import Published, ShardedPublishing
+from codistill.exchange.checkpoint.sharded_publishing import ShardedPublishing
 from codistill.exchange.checkpoint.sighting import Arrival, Discovery, Look
 from codistill.exchange.checkpoint.store_side import StoreSide
+from codistill.exchange.checkpoint.whole_publishing import WholePublishing
 from codistill.parallel.group import PeerRanks
 
 
@@ -58,10 +61,10 @@ _KINDS = (StoreError, SnapshotError, NotFiniteError)
 
 @final
 @dataclass(frozen=True, slots=True)
-class RefusedPart:
-    """A snapshot that some rank could not read or use its part of."""
+class Refused:
+    """A new snapshot that some rank cannot use."""
 
-    discovery: Discovery
+    found: Arrival | Discovery
     """The snapshot."""
     kind: type[Exception]
     """``StoreError``, ``SnapshotError`` or ``NotFiniteError``."""
@@ -71,7 +74,7 @@ class RefusedPart:
     @property
     def peer(self) -> str:
         """Whose it is."""
-        return self.discovery.manifest.peer
+        return self.found.manifest.peer
 
     @property
     def is_nan(self) -> bool:
@@ -106,17 +109,21 @@ class Pace(ABC):
         self._delivery = Delivery(
             parts.ranks, parts.background.worker("decode"), parts.parts, is_pinned=parts.is_pinned
         )
-        self._sharded = None
-        if parts.writer is not None:
-            self._sharded = ShardedPublishing(
-                parts.writer,
-                None if parts.side is None else parts.side.publisher,
-                ranks=parts.ranks,
-                agreement=self._agreement,
-                worker=parts.background.worker("publish"),
-            )
+        self._publish_worker = parts.background.worker("publish")
+        self._publishing = self._make_publishing(parts)
         saved = parts.side.saved if parts.side is not None else None
         self._roster = Roster(saved.seen if saved is not None else None)
+
+    def _make_publishing(self, parts: Parts) -> Publishing:
+        if parts.writer is None:
+            return WholePublishing(parts.side, self._publish_worker)
+        return ShardedPublishing(
+            parts.writer,
+            None if parts.side is None else parts.side.publisher,
+            ranks=parts.ranks,
+            agreement=self._agreement,
+            worker=self._publish_worker,
+        )
 
     @property
     def seen(self) -> dict[str, Sighted]:
@@ -163,82 +170,94 @@ class Pace(ABC):
         self._apply(self._agreement.do(self._delivery.bring), is_strict=is_strict)
 
     def _apply(self, changes: Changes, *, is_strict: bool) -> None:
-        """Let the teachers become what was decided; what fails on one rank is raised on all.
+        """Let the teachers become what was decided; what fails on one rank fails on all.
 
         Args:
             changes: What was decided.
             is_strict: Raise if a snapshot cannot be read or does not fit what ``build`` made, in place of a
                 notice.
         """
-        changes = self._settle_parts(changes, is_strict=is_strict)
-        self._agreement.do(lambda: self._change(changes, is_strict=is_strict))
+        changes = self._settle(changes, is_strict=is_strict)
+        self._agreement.do(lambda: self._change(changes))
         if self._side is not None:
             self._side.heartbeat.note_read()
 
-    def _settle_parts(self, changes: Changes, *, is_strict: bool) -> Changes:
-        """Return only what all ranks could read; a part of a teacher is none."""
-        if not changes.discoveries:
+    def _settle(self, changes: Changes, *, is_strict: bool) -> Changes:
+        """Return only what all ranks can use: if one of them cannot, none does."""
+        if not changes.found:
             return changes
         if self._side is None:
             self._counters.bytes_fetched = self._parts.bytes_read
-        unread, ranks = changes.unread, self._ranks
+        failed = self._agreement.do(lambda: self._find_failed(changes))
         if is_strict:
-            errors = [error for error in unread.values() if not isinstance(error, NotFiniteError)]
+            errors = [error for error in failed.values() if not isinstance(error, NotFiniteError)]
             self._agreement.meet(next(iter(errors), None))
-        peers = [discovery.manifest.peer for discovery in changes.discoveries]
-        # The worst that any rank has met, and which rank that was, in one number a snapshot.
-        words = ranks.maximum([_severity(unread.get(peer)) * ranks.size + ranks.rank for peer in peers])
-        refused = []
-        for discovery, word in zip(changes.discoveries, words, strict=True):
-            severity, rank = divmod(word, ranks.size)
-            if severity:
-                peer = discovery.manifest.peer
-                message = ranks.broadcast(str(unread.get(peer, "")).encode(), source=rank)
-                refused.append(RefusedPart(discovery, _KINDS[severity - 1], message.decode()))
-        for part in refused:
-            if self._side is not None:
-                self._refuse_part(part)
-        bad = {part.peer for part in refused}
+        whole = [arrival for arrival in changes.arrivals if not arrival.is_part]
+        refused = self._agree_on_refused([*whole, *changes.discoveries], failed)
+        self._agreement.do(lambda: self._say_refused(refused))
+        bad = {one.peer for one in refused}
         return replace(
             changes,
-            quarantined=changes.quarantined | {part.peer for part in refused if part.is_nan},
+            quarantined=changes.quarantined | {one.peer for one in refused if one.is_nan},
             arrivals=tuple(arrival for arrival in changes.arrivals if arrival.manifest.peer not in bad),
         )
 
-    def _refuse_part(self, part: "RefusedPart") -> None:
-        """Note that some rank could not read its part of a snapshot."""
-        if part.is_nan:
-            self._say_quarantined(part.peer, part.message)
-        else:
-            self._notices.say(
-                ("fetch", part.peer),
-                f"Nothing new was taken from peer {part.peer!r} at step {self._classroom.step}: "
-                f"{part.message}",
-            )
-
-    def _change(self, changes: Changes, *, is_strict: bool) -> None:
-        classroom = self._classroom
-        classroom.keep_only(changes.wanted)
-        taken = set()
+    def _find_failed(self, changes: Changes) -> dict[str, Exception]:
+        """Return by peer what keeps this rank from using its new snapshot; make the teachers that lack."""
+        failed = dict(changes.unread)
         for arrival in changes.arrivals:
             try:
-                classroom.take(arrival)
+                self._classroom.prepare(arrival)
             except SnapshotMismatchError as error:
-                if is_strict:
-                    raise
-                self._refuse(arrival, error)
-            else:
-                taken.add(arrival.manifest.peer)
-                self._note_taken(arrival)
-        classroom.quarantined = (classroom.quarantined - taken) | changes.quarantined
+                failed[arrival.manifest.peer] = error
+        return failed
 
-    def _refuse(self, arrival: Arrival, error: SnapshotMismatchError) -> None:
-        """Note that a snapshot cannot be used, having found it out late."""
-        self._notices.say(
-            ("fetch", arrival.manifest.peer),
-            f"Nothing new was taken from peer {arrival.manifest.peer!r} at step {self._classroom.step}: "
-            f"{error}",
+    def _agree_on_refused(
+        self, found: Sequence[Arrival | Discovery], failed: Mapping[str, Exception]
+    ) -> list["Refused"]:
+        """Return what some rank cannot use, and what that rank says.
+
+        Args:
+            found: The snapshots, in the same order on every rank.
+            failed: By peer, what keeps this rank from using it.
+        """
+        ranks = self._ranks
+        # The worst that any rank has met, and which rank that was, in one number a snapshot.
+        words = ranks.maximum(
+            [_severity(failed.get(one.manifest.peer)) * ranks.size + ranks.rank for one in found]
         )
+        refused = []
+        for one, word in zip(found, words, strict=True):
+            severity, rank = divmod(word, ranks.size)
+            if severity:
+                message = ranks.broadcast(str(failed.get(one.manifest.peer, "")).encode(), source=rank)
+                refused.append(Refused(one, _KINDS[severity - 1], message.decode()))
+        return refused
+
+    def _say_refused(self, refused: Sequence["Refused"]) -> None:
+        if self._side is not None:
+            for one in refused:
+                self._refuse(one)
+
+    def _refuse(self, refused: "Refused") -> None:
+        """Note that a new snapshot cannot be used; on rank 0."""
+        if refused.is_nan:
+            self._say_quarantined(refused.peer, refused.message)
+        else:
+            self._notices.say(
+                ("fetch", refused.peer),
+                f"Nothing new was taken from peer {refused.peer!r} at step {self._classroom.step}: "
+                f"{refused.message}",
+            )
+
+    def _change(self, changes: Changes) -> None:
+        classroom = self._classroom
+        classroom.keep_only(changes.wanted)
+        for arrival in changes.arrivals:
+            classroom.take(arrival)
+            self._note_taken(arrival)
+        taken = {arrival.manifest.peer for arrival in changes.arrivals}
+        classroom.quarantined = (classroom.quarantined - taken) | changes.quarantined
 
     def _note_taken(self, arrival: Arrival) -> None:
         manifest = arrival.manifest
@@ -270,16 +289,10 @@ class Pace(ABC):
         )
 
     def _count_published(self, published: Published) -> None:
-        """Count a snapshot of which this rank has written its shard."""
-        if not published.has_failed:
+        """Count a snapshot of which this rank has written something."""
+        if published.bytes_written:
             self._counters.publishes += 1
             self._counters.bytes_published += published.bytes_written
-
-    def _publish_sharded(self, sharded: ShardedPublishing, progress: Progress, *, finished: bool) -> None:
-        """Publish what ranks divide among them, and wait for it; what hinders it is raised on all ranks."""
-        published = sharded.publish_now(progress, finished=finished)
-        self._agreement.meet(published.error)
-        self._count_published(published)
 
     def _begin_to_beat(self, side: StoreSide, progress: Progress) -> None:
         """Let the heart beat from the first moment on: who waits long must not be taken for dead."""

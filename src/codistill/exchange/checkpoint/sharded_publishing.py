@@ -1,45 +1,33 @@
 """Publishing a model that ranks divide among them."""
 
-from dataclasses import dataclass
-from typing import Final, Literal, final
+from typing import Literal, final
+
+from typing_extensions import override
 
 from codistill.errors import StoreError
 from codistill.exchange.base import Progress
 from codistill.exchange.checkpoint.agreement import Agreement
 from codistill.exchange.checkpoint.background import Outcome, Worker
 from codistill.exchange.checkpoint.publisher import Publisher
+from codistill.exchange.checkpoint.publishing import FOR_EVER_S, Published, Publishing
 from codistill.exchange.checkpoint.shard_writer import ShardWriter
 from codistill.parallel.group import PeerRanks
 from codistill.snapshots.written_shard import WrittenShard
 
-FOR_EVER_S: Final = 86_400.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Published:
-    """What became of a snapshot."""
-
-    has_failed: bool
-    """Whether some rank's store has failed; the same on all ranks."""
-    bytes_written: int = 0
-    """What this rank wrote of it."""
-    error: StoreError | None = None
-    """On rank 0, what has failed."""
-
 
 @final
-class ShardedPublishing:
+class ShardedPublishing(Publishing):
     """Publishes snapshots of which every rank writes its own shard.
 
     All ranks stage at the same step; each writes its shard in the background. When all have, they tell rank
     0 what they wrote, and it writes manifest and pointer in the background. How far this is changes only
     where ranks meet, so that all know it, and decide alike whether an interval finds it busy.
 
-    **Ranks**: all of the peer, every method but ``is_waiting`` at the same step.
-    **Blocks**: ``begin`` for one copy, ``advance`` for a word with the others, ``publish_now`` until done.
     **On failure**: a store that fails on any rank makes all give up this snapshot; what was written of it is
     deleted. Any other error is raised on all ranks.
     """
+
+    is_collective = True
 
     def __init__(
         self,
@@ -59,11 +47,11 @@ class ShardedPublishing:
             agreement: How they fail together.
             worker: Does the writing.
         """
+        super().__init__(worker)
         self._writer = writer
         self._publisher = publisher
         self._ranks = ranks
         self._agreement = agreement
-        self._worker = worker
         self._phase: Literal["idle", "writing", "pointing"] = "idle"
         self._sequence = -1
         self._progress = Progress()
@@ -72,24 +60,19 @@ class ShardedPublishing:
         self._error: StoreError | None = None
 
     @property
+    @override
     def is_under_way(self) -> bool:
-        """Whether a snapshot has been begun and has not become anything yet; the same on all ranks."""
         return self._phase != "idle"
 
     @property
+    @override
     def is_waiting(self) -> bool:
-        """Whether this rank has something to do before the ranks can go on."""
         if self.is_under_way and self._outcome is None:
             self._outcome = self._worker.take()
         return self.is_under_way and self._outcome is None
 
+    @override
     def begin(self, progress: Progress, *, finished: bool = False) -> None:
-        """Stage the weights as they are now, and begin to write them.
-
-        Args:
-            progress: How far the student is.
-            finished: No other will follow.
-        """
         assert not self.is_under_way
         self._phase, self._progress, self._is_last = "writing", progress, finished
         self._sequence += 1
@@ -102,8 +85,10 @@ class ShardedPublishing:
             self._outcome = None
             self._worker.offer(lambda: self._writer.write(sequence))
 
+    @override
     def advance(self) -> Published | None:
-        """Go on, no rank being waited for; return what became of the snapshot, None if that is still open."""
+        if not self.is_under_way:
+            return None
         outcome = self._outcome
         assert outcome is not None
         self._outcome = None
@@ -121,27 +106,16 @@ class ShardedPublishing:
         written = 0 if has_failed else self._writer.size_bytes + (outcome.result or 0)
         return Published(has_failed=bool(has_failed), bytes_written=written, error=failure)
 
-    def publish_now(
-        self, progress: Progress, *, finished: bool = False, timeout_s: float = FOR_EVER_S
-    ) -> Published:
-        """Publish, and wait for it.
-
-        Args:
-            progress: How far the student is.
-            finished: No other will follow.
-            timeout_s: How long a rank's store may take.
-        """
+    @override
+    def publish_now(self, progress: Progress, *, finished: bool = False) -> Published:
         self.begin(progress, finished=finished)
-        published = self.finish(timeout_s=timeout_s)
+        published = self.finish()
         assert published is not None
+        self._agreement.meet(published.error)
         return published
 
+    @override
     def finish(self, *, timeout_s: float = FOR_EVER_S) -> Published | None:
-        """Wait for what is under way; return what became of it, None if nothing was.
-
-        Args:
-            timeout_s: How long a rank's store may take.
-        """
         published = None
         while self.is_under_way:
             if self.is_waiting and not self._worker.wait(timeout_s):
