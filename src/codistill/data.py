@@ -1,39 +1,58 @@
 """Which peer sees which samples, in which order."""
 
+import hashlib
+import warnings
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from typing import Any, Literal, TypeAlias, final, get_args
 
 import numpy as np
-import numpy.typing as npt
 from torch.utils.data import Sampler
 from typing_extensions import override
 
 from codistill.arguments import check_int
+from codistill.errors import CodistillWarning
+from codistill.partitions import (
+    COMMON_ORDER,
+    ORDER,
+    Indices,
+    Labels,
+    check_alpha,
+    deal_by_class,
+    deal_evenly,
+    number_classes,
+    permute,
+)
 
-Regime: TypeAlias = Literal["all_data", "disjoint"]
-_Indices: TypeAlias = npt.NDArray[np.int64]
-
-# Where in the tree of random streams below one seed each kind of draw has its branch.
-_PARTITION, _ORDER = 0, 1
+Regime: TypeAlias = Literal["all_data", "disjoint", "same_batches", "dirichlet"]
 
 _COUNTED = "Samples, ranks and epochs are counted."
 
 
 @final
 class PartitionedSampler(Sampler[int]):
-    """Draws a peer's samples: all of them in the peer's own order, or a part nobody else has.
+    """Draws a peer's samples: all of them, in its own order or in everybody's, or a part nobody else has.
 
-    With ``"all_data"`` each peer goes through everything in an order of its own; with ``"disjoint"`` one
-    seeded permutation, the same for all peers, is cut into equal parts (to within one sample), and each
-    epoch goes through the peer's part in a new order (Anil et al. 2018, section 3.3). Every process
-    computes the same orders from the seed and the names, whatever order ``peers`` comes in.
+    - ``"all_data"``: each peer goes through everything in an order of its own.
+    - ``"same_batches"``: all peers go through everything in one order, which prediction exchange needs. It
+      depends on neither names nor number of peers. Augmentations are the caller's: seed them alike.
+    - ``"disjoint"``: one seeded permutation, the same for all peers, is cut into equal parts, to within one
+      sample (Anil et al. 2018, section 3.3).
+    - ``"dirichlet"``: the samples of each class are shared out by a draw of its own from a symmetric
+      Dirichlet distribution over the peers, as is done in federated learning. With a small ``alpha`` nearly
+      every class goes to a single peer, with a large one equally to all. Parts may be very uneven but never
+      empty: a peer that would get nothing is given one sample of the peer that has most.
+
+    Each epoch comes in a new order. Every process computes the same parts and orders from the seed and the
+    names, whatever order ``peers`` comes in.
 
     Iterating goes from the current position to the end of the epoch and leaves the sampler at the start
     of the next one; an iteration that is abandoned is continued by the next. The position counts samples
     of the whole peer, so that a job may resume with another number of ranks.
 
     **Ranks**: each rank of the peer has its own sampler, with its ``rank``. They share nothing and have
-    equal lengths: what does not divide by ``world_size`` is left out at the end of the epoch.
+    equal lengths: what does not divide by ``world_size`` is left out at the end of the epoch. They take
+    turns, so that the whole batches of an epoch, all ranks together, are the same with every
+    ``world_size`` that divides them. ``drop_last=True`` in the loader leaves no others.
 
     **Blocks**: no.
 
@@ -43,15 +62,20 @@ class PartitionedSampler(Sampler[int]):
         dataset_or_size: Number of samples, or something with that length.
         peer: Name of this peer.
         peers: Names of all peers, this one included.
-        regime: ``"all_data"`` or ``"disjoint"``.
+        regime: ``"all_data"``, ``"same_batches"``, ``"disjoint"`` or ``"dirichlet"``.
         seed: Of the partition and all orders, >= 0; the same for all peers.
         rank: Of this process within the peer.
         world_size: Number of the peer's ranks.
+        labels: Class of every sample, for ``"dirichlet"``: [samples], ints, of which only the order matters.
+        alpha: Evenness, for ``"dirichlet"``, > 0; 0.1 is common for very uneven peers, 1 for mildly so.
 
     Raises:
         TypeError: If an argument is of the wrong type.
         ValueError: If a number is out of range, ``peer`` is not one of ``peers``, names repeat, or an epoch
-            would be empty.
+            would be empty; if with ``"dirichlet"`` there is not one label a sample, or no ``alpha``.
+
+    Warns:
+        CodistillWarning: If ``labels`` or ``alpha`` is given in another regime, where it has no effect.
 
     Example:
         >>> a, b = (PartitionedSampler(7, peer=p, peers=["a", "b"], regime="disjoint") for p in "ab")
@@ -69,6 +93,8 @@ class PartitionedSampler(Sampler[int]):
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        labels: Labels | None = None,
+        alpha: float | None = None,
     ) -> None:
         size = len(dataset_or_size) if isinstance(dataset_or_size, Sized) else dataset_or_size
         self._size = check_int("dataset_or_size", size, minimum=1, hint=_COUNTED)
@@ -83,11 +109,21 @@ class PartitionedSampler(Sampler[int]):
         self._rank = check_int("rank", rank, minimum=0, hint=_COUNTED)
         if rank >= world_size:
             raise ValueError(f"rank must be < world_size, {world_size}, got {rank}. Ranks count from 0.")
-        self._indices = self._own_part()
+        self._identity: dict[str, Any] = {
+            "size": self._size,
+            "peer": peer,
+            "peers": self._peers,
+            "regime": regime,
+            "seed": self._seed,
+        }
+        self._indices, drawn_from = self._own_part(labels, alpha)
+        self._identity |= drawn_from
+        self._indices.flags.writeable = False
         if len(self._indices) < world_size:
             raise ValueError(
                 f"dataset_or_size must give every rank a sample, got {len(self._indices)} for the "
-                f"{world_size} ranks of peer {peer!r}. Use fewer peers or ranks."
+                f"{world_size} ranks of peer {peer!r}. Use fewer peers or ranks"
+                + (", or a larger alpha." if regime == "dirichlet" else ".")
             )
         self._epoch = 0
         self._position = 0
@@ -95,7 +131,7 @@ class PartitionedSampler(Sampler[int]):
         self._anchor = (0, 0, 0)
 
     @property
-    def indices(self) -> _Indices:
+    def indices(self) -> Indices:
         """The peer's samples in rising order, of all ranks together; read-only."""
         return self._indices
 
@@ -136,10 +172,11 @@ class PartitionedSampler(Sampler[int]):
         Args:
             samples: How many samples this peer, all its ranks, has trained on since the start of epoch 0.
                 A loader with workers draws ahead of training: the sampler's own position, used by default,
-                would then skip what was drawn and not trained on.
+                would then skip what was drawn and not trained on. Count an epoch that is over as
+                ``len(sampler) * world_size``, also where a loader with ``drop_last=True`` left some out.
 
         Returns:
-            Numbers, strings and a list of strings; the same on all ranks that are equally far.
+            Numbers, strings and a list of strings, fit for JSON; the same on all ranks that are equally far.
 
         Raises:
             TypeError: If ``samples`` is not an int.
@@ -151,7 +188,12 @@ class PartitionedSampler(Sampler[int]):
             samples = self._count(epoch, position)
         else:
             epoch, position = self._locate(check_int("samples", samples, minimum=0, hint=_COUNTED))
-        return self._identity() | {"epoch": epoch, "position": position, "samples": samples}
+        return self._identity | {
+            "peers": list(self._peers),
+            "epoch": epoch,
+            "position": position,
+            "samples": samples,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go to where another sampler of the same peer and data was; its ``world_size`` may differ.
@@ -162,14 +204,14 @@ class PartitionedSampler(Sampler[int]):
         Raises:
             TypeError: If a number in it is not an int.
             ValueError: If a field is missing or negative, or it is of another data set size, peer, list of
-                peers, regime or seed.
+                peers, regime, seed, labels or ``alpha``.
         """
-        identity = self._identity()
-        missing = sorted((identity.keys() | {"epoch", "position", "samples"}) - state.keys())
-        if missing:
-            raise ValueError(f"state must have the field {missing[0]!r}, got {sorted(state)}. Save it anew.")
-        for name, own in identity.items():
-            if state[name] != own:
+        # The regime before what only some regimes have: a state of another regime is then called that.
+        for name in (*self._identity, "epoch", "position", "samples"):
+            if name not in state:
+                raise ValueError(f"state must have the field {name!r}, got {sorted(state)}. Save it anew.")
+            own = self._identity.get(name)
+            if own is not None and state[name] != own:
                 raise ValueError(
                     f"state must be of this sampler's {name}, {own!r}, got {state[name]!r}. "
                     "In another order of samples the position has no meaning."
@@ -185,27 +227,25 @@ class PartitionedSampler(Sampler[int]):
         self._go_to(epoch, position)
         self._anchor = (samples, self._epoch, self._position)
 
-    def _identity(self) -> dict[str, Any]:
-        return {
-            "size": self._size,
-            "peer": self._peer,
-            "peers": list(self._peers),
-            "regime": self._regime,
-            "seed": self._seed,
-        }
+    def _own_part(self, labels: Labels | None, alpha: float | None) -> tuple[Indices, dict[str, Any]]:
+        """Return the peer's samples, and what else than sizes, names and seed they depend on."""
+        count, own = len(self._peers), self._peers.index(self._peer)
+        if self._regime == "dirichlet":
+            classes, evenness = number_classes(labels, size=self._size), check_alpha(alpha)
+            digest = hashlib.sha256(classes.astype("<i8").tobytes()).hexdigest()
+            parts = deal_by_class(classes, peers=count, alpha=evenness, seed=self._seed)
+            return parts[own], {"labels": digest, "alpha": evenness}
+        for name, value in (("labels", labels), ("alpha", alpha)):
+            if value is not None:
+                message = f"{name} has no effect with regime {self._regime!r}. Leave it out."
+                warnings.warn(message, CodistillWarning, stacklevel=3)
+        if self._regime == "disjoint":
+            return deal_evenly(self._size, peers=count, seed=self._seed)[own], {}
+        return np.arange(self._size, dtype=np.int64), {}
 
-    def _own_part(self) -> _Indices:
-        if self._regime == "all_data":
-            part = np.arange(self._size, dtype=np.int64)
-        else:
-            parts = np.array_split(_permutation(self._size, self._seed, _PARTITION), len(self._peers))
-            part = np.sort(parts[self._peers.index(self._peer)])
-        part.flags.writeable = False
-        return part
-
-    def _order(self, epoch: int) -> _Indices:
-        own = self._peers.index(self._peer)
-        return self._indices[_permutation(len(self._indices), self._seed, _ORDER, own, epoch)]
+    def _order(self, epoch: int) -> Indices:
+        branch = [COMMON_ORDER] if self._regime == "same_batches" else [ORDER, self._peers.index(self._peer)]
+        return self._indices[permute(len(self._indices), seed=self._seed, branch=[*branch, epoch])]
 
     def _end_of_epoch(self, start: int) -> int:
         left = len(self._indices) - start
@@ -236,13 +276,6 @@ class PartitionedSampler(Sampler[int]):
             return epoch, position + since
         epochs, position = divmod(since - left, len(self) * self._world_size)
         return epoch + 1 + epochs, position
-
-
-def _permutation(size: int, seed: int, *branch: int) -> _Indices:
-    # Sorted random keys. NumPy promises the same raw bits of PCG64 and SeedSequence on every platform and in
-    # every version; of Generator.permutation, as of torch.randperm, neither library does.
-    bits = np.random.PCG64(np.random.SeedSequence(seed, spawn_key=branch)).random_raw(size)
-    return np.argsort(bits, kind="stable").astype(np.int64)
 
 
 def _checked_peers(peer: str, peers: Sequence[str]) -> list[str]:
