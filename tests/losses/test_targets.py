@@ -4,9 +4,25 @@ import pytest
 import torch
 from torch import Tensor
 
-from codistill.losses import DenseTarget, Divergence, distillation_term, kl_divergence, validate_combine
+from codistill.losses import (
+    DenseTarget,
+    Divergence,
+    SparseTarget,
+    chunked,
+    distillation_term,
+    kl_divergence,
+    sample_top_k,
+    validate_combine,
+)
 
 COMBINES = ("losses", "probabilities", "logits")
+
+
+@pytest.fixture(autouse=True, params=[None, 7], ids=["whole", "in_parts"])
+def part_size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything here is so whether the logits are gone through at once or in parts."""
+    if request.param is not None:
+        monkeypatch.setattr(chunked, "_PART", request.param)
 
 
 def logits(*shape: int, seed: int = 0) -> Tensor:
@@ -206,13 +222,15 @@ def test_masked_positions_count_exactly_zero_whatever_is_there(name, shape, clas
 
 @pytest.mark.filterwarnings("ignore:Anomaly Detection")
 @pytest.mark.parametrize("spoiled", ["student", "teacher"])
-def test_masked_nan_does_not_even_pass_through_the_backward(spoiled):
+@pytest.mark.parametrize("is_sparse", [False, True])
+def test_masked_nan_does_not_even_pass_through_the_backward(spoiled, is_sparse):
     student, teacher = logits(2, 3), logits(2, 3, seed=1)
     (student if spoiled == "student" else teacher)[0] = math.nan
     student.requires_grad_()
+    divergence = Divergence("kl" if is_sparse else "reverse_kl")
+    target = sparse(teacher) if is_sparse else DenseTarget(teacher)
     with torch.autograd.detect_anomaly():
-        mask = torch.tensor([False, True])
-        distillation_term(Divergence("reverse_kl"), student, targets(teacher), mask=mask).backward()
+        distillation_term(divergence, student, [target], mask=torch.tensor([False, True])).backward()
     assert student.grad.isfinite().all()
 
 
@@ -487,3 +505,85 @@ def test_shares_must_be_one_number_for_each_target():
     for share in (-0.1, 1.1, math.nan):
         with pytest.raises(ValueError, match=r"shares\[0\] must be between 0 and 1"):
             distillation_term(*arguments, shares=[share])
+
+
+def sparse(teacher: Tensor, temperature: float = 1.0, class_dim: int = -1) -> SparseTarget:
+    """Return a target of all classes, which says what a dense one does."""
+    return sample_top_k(
+        teacher, k=teacher.shape[class_dim], sampled=0, temperature=temperature, class_dim=class_dim
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "combine"), [("kl", "losses"), *(("soft_cross_entropy", c) for c in COMBINES[:2])]
+)
+@pytest.mark.parametrize(
+    "shares", [None, (0.5, 0.25, 1.0), (0.0, torch.tensor(0.5), 0.1), (0.2, 0.1, torch.tensor(0))]
+)
+@pytest.mark.parametrize(("shape", "class_dim"), [((4, 5), -1), ((2, 5, 3), 1)])
+def test_sparse_and_dense_teachers_are_combined_as_dense_ones_are(name, combine, shares, shape, class_dim):
+    divergence = Divergence(name, temperature=2.0, class_dim=class_dim)
+    teachers = three(*shape)
+    positions = divergence.position_shape(teachers[0])
+    mask = torch.arange(positions.numel()).view(positions) % 3 != 1
+    mixed = [DenseTarget(teachers[0]), *(sparse(teacher, 2.0, class_dim) for teacher in teachers[1:])]
+    results = []
+    for each in (mixed, targets(*teachers)):
+        student = logits(*shape).requires_grad_()
+        term = distillation_term(divergence, student, each, combine=combine, mask=mask, shares=shares)
+        results.append((term, *torch.autograd.grad(term, student)))
+    # The weights of sparse targets are in float32.
+    torch.testing.assert_close(*results, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("combine", COMBINES[:2])
+@pytest.mark.parametrize("share", [0.3, torch.tensor(0.3), torch.tensor(0.0)])
+def test_one_sparse_teacher_is_combined_either_way(combine, share):
+    student, teacher = logits(4, 5), logits(4, 5, seed=1)
+    arguments = {"combine": combine, "shares": [share]}
+    torch.testing.assert_close(
+        distillation_term(Divergence("kl"), student, [sparse(teacher)], **arguments),
+        distillation_term(Divergence("kl"), student, targets(teacher), **arguments),
+        rtol=1e-6,
+        atol=1e-7,
+    )
+
+
+def test_sparse_teachers_that_bias_the_loss_are_refused():
+    student, target = logits(4, 5), sparse(logits(4, 5))
+    with pytest.raises(ValueError, match="distillation_loss must be 'kl' or 'soft_cross_entropy'"):
+        distillation_term(Divergence("reverse_kl"), student, [target])
+    with pytest.raises(ValueError, match="combine must be 'losses' for 'kl' and several sparse teachers"):
+        distillation_term(Divergence("kl"), student, [target, DenseTarget(student)], combine="probabilities")
+    with pytest.raises(ValueError, match=r"targets\[1\] must be at the temperature of 'kl', 2.0, got 1.0"):
+        distillation_term(Divergence("kl", temperature=2.0), student, [sparse(student, 2.0), target])
+    with pytest.raises(ValueError, match=r"targets\[0\] must have the shape .*\[4, 6\], got \[4, 5\]"):
+        distillation_term(Divergence("kl"), logits(4, 6), [target])
+
+
+@pytest.mark.parametrize("spoiled", ["student", "sparse", "dense"])
+def test_masked_positions_of_sparse_teachers_count_exactly_zero_whatever_is_there(spoiled):
+    student, first, second = logits(3, 5), *three(3, 5)[:2]
+    {"student": student, "sparse": first, "dense": second}[spoiled][1] = math.nan
+    student.requires_grad_()
+    mask = torch.tensor([True, False, True])
+    term = distillation_term(
+        Divergence("kl"), student, [sparse(first), DenseTarget(second)], mask=mask, shares=[0.5, 0.5]
+    )
+    (gradient,) = torch.autograd.grad(term, student)
+    kept = [tensor[mask] for tensor in (student.detach(), first, second)]
+    expected = distillation_term(
+        Divergence("kl"), kept[0], [sparse(kept[1]), DenseTarget(kept[2])], shares=[0.5, 0.5]
+    )
+    torch.testing.assert_close(term.detach(), expected)
+    assert torch.equal(gradient[1], torch.zeros(5, dtype=torch.float64))
+    assert (gradient[mask] != 0).all()
+
+
+def test_a_sparse_teacher_that_is_not_a_number_and_has_share_zero_contributes_exactly_nothing():
+    student = logits(3, 5).masked_fill(torch.arange(5) == 1, -math.inf).requires_grad_()
+    bad = sparse(torch.full((3, 5), math.nan))
+    good = DenseTarget(logits(3, 5, seed=1).masked_fill(torch.arange(5) == 1, -math.inf))
+    term = distillation_term(Divergence("kl"), student, [bad, good], shares=[torch.tensor(0.0), 1.0])
+    torch.testing.assert_close(term, distillation_term(Divergence("kl"), student, [good]))
+    assert torch.autograd.grad(term, student)[0].isfinite().all()

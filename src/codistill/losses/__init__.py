@@ -11,11 +11,14 @@ from codistill.losses.divergences import (
     soft_cross_entropy,
     symmetric_kl_divergence,
 )
-from codistill.losses.targets import DenseTarget, distillation_term, validate_combine
+from codistill.losses.sparse import SparseTarget, sample_top_k, validate_sparse
+from codistill.losses.targets import DenseTarget, Target, distillation_term, validate_combine
 
 __all__ = [
     "DenseTarget",
     "Divergence",
+    "SparseTarget",
+    "Target",
     "as_divergence",
     "bernoulli_kl",
     "distillation_term",
@@ -23,7 +26,9 @@ __all__ = [
     "kl_divergence",
     "logit_mse",
     "reverse_kl_divergence",
+    "sample_top_k",
     "soft_cross_entropy",
     "symmetric_kl_divergence",
     "validate_combine",
+    "validate_sparse",
 ]

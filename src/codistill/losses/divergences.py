@@ -7,7 +7,7 @@ gradient of exactly 0; at -inf in the teacher alone it is a class of probability
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias, cast, final, get_args
 
 import torch
@@ -274,20 +274,23 @@ def _centred_logit_mse(student_logits: Tensor, teacher_logits: Tensor, *, class_
     return logit_mse(student_logits, teacher_logits, centred=True, class_dim=class_dim)
 
 
-class _Preset(NamedTuple):
+class _Known(NamedTuple):
+    """What is known of a function; of one that is not ours, nothing."""
+
     function: DivergenceFunction
-    acts_on: ActsOn
+    acts_on: ActsOn | None = None
+    takes_sparse: bool = False
 
 
 _PRESETS = {
-    "kl": _Preset(kl_divergence, "probabilities"),
-    "reverse_kl": _Preset(reverse_kl_divergence, "probabilities"),
-    "symmetric_kl": _Preset(symmetric_kl_divergence, "probabilities"),
-    "jensen_shannon": _Preset(jensen_shannon, "probabilities"),
-    "soft_cross_entropy": _Preset(soft_cross_entropy, "probabilities"),
-    "logit_mse": _Preset(logit_mse, "logits"),
-    "centred_logit_mse": _Preset(_centred_logit_mse, "logits"),
-    "bernoulli_kl": _Preset(bernoulli_kl, "one_logit"),
+    "kl": _Known(kl_divergence, "probabilities", takes_sparse=True),
+    "reverse_kl": _Known(reverse_kl_divergence, "probabilities"),
+    "symmetric_kl": _Known(symmetric_kl_divergence, "probabilities"),
+    "jensen_shannon": _Known(jensen_shannon, "probabilities"),
+    "soft_cross_entropy": _Known(soft_cross_entropy, "probabilities", takes_sparse=True),
+    "logit_mse": _Known(logit_mse, "logits"),
+    "centred_logit_mse": _Known(_centred_logit_mse, "logits"),
+    "bernoulli_kl": _Known(bernoulli_kl, "one_logit"),
 }
 
 
@@ -329,7 +332,10 @@ class Divergence:
     """The dimension of the classes; without meaning where ``acts_on`` is ``"one_logit"``."""
     acts_on: ActsOn
     """``"probabilities"``, ``"logits"`` or ``"one_logit"``."""
-    _takes_class_dim: bool = field(compare=False)
+    takes_sparse: bool
+    """Whether it is linear in the teacher's probabilities, so that a ``SparseTarget`` does; ours alone."""
+    is_pointwise: bool
+    """Whether it is known to look at each position by itself; ours are."""
 
     def __init__(
         self,
@@ -339,18 +345,18 @@ class Divergence:
         class_dim: int = -1,
         acts_on: ActsOn | None = None,
     ) -> None:
-        name, function, preset_acts_on = _resolve(name_or_function)
+        name, known = _resolve(name_or_function)
         if acts_on is not None and acts_on not in get_args(ActsOn):
             choices = ", ".join(map(repr, get_args(ActsOn)))
             raise ValueError(
                 f"acts_on must be one of {choices}, got {acts_on!r}. Leave it out for our names."
             )
-        if preset_acts_on is not None and acts_on not in (None, preset_acts_on):
+        if known.acts_on is not None and acts_on not in (None, known.acts_on):
             raise ValueError(
-                f"acts_on must be {preset_acts_on!r} for {name!r}, got {acts_on!r}. "
+                f"acts_on must be {known.acts_on!r} for {name!r}, got {acts_on!r}. "
                 "Leave it out for our names."
             )
-        resolved = preset_acts_on or acts_on or "logits"
+        resolved = known.acts_on or acts_on or "logits"
         check_temperature(temperature)
         if resolved == "logits" and temperature != 1:
             raise ValueError(
@@ -365,13 +371,12 @@ class Divergence:
                 "Logits of any shape will do."
             )
         object.__setattr__(self, "name", name)
-        object.__setattr__(self, "function", function)
+        object.__setattr__(self, "function", known.function)
         object.__setattr__(self, "temperature", float(temperature))
         object.__setattr__(self, "class_dim", class_dim)
         object.__setattr__(self, "acts_on", resolved)
-        object.__setattr__(
-            self, "_takes_class_dim", preset_acts_on is not None and preset_acts_on != "one_logit"
-        )
+        object.__setattr__(self, "takes_sparse", known.takes_sparse)
+        object.__setattr__(self, "is_pointwise", known.acts_on is not None)
 
     def __call__(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
         """Return the divergence of student from teacher, one value a position.
@@ -393,7 +398,7 @@ class Divergence:
         expected = self.position_shape(student)
         if self.temperature != 1.0:
             student, teacher = student / self.temperature, teacher / self.temperature
-        if self._takes_class_dim:
+        if self.is_pointwise and self.acts_on != "one_logit":
             values = self.function(student, teacher, class_dim=self.class_dim)
         else:
             values = self.function(student, teacher)
@@ -424,7 +429,7 @@ class Divergence:
         if self.acts_on == "one_logit":
             return logits.shape
         # A distance of logits may be one between single logits; a softmax over a single class says nothing.
-        may_be_single = self.acts_on == "logits" and not self._takes_class_dim
+        may_be_single = self.acts_on == "logits" and not self.is_pointwise
         check_classes(logits, self.class_dim, at_least=1 if may_be_single else 2)
         shape = list(logits.shape)
         del shape[self.class_dim]
@@ -454,23 +459,23 @@ def as_divergence(divergence: str | DivergenceFunction | Divergence) -> Divergen
     return divergence if isinstance(divergence, Divergence) else Divergence(divergence)
 
 
-def _resolve(name_or_function: str | DivergenceFunction) -> tuple[str, DivergenceFunction, ActsOn | None]:
+def _resolve(name_or_function: str | DivergenceFunction) -> tuple[str, _Known]:
     if isinstance(name_or_function, str):
-        preset = _PRESETS.get(name_or_function)
-        if preset is None:
+        known = _PRESETS.get(name_or_function)
+        if known is None:
             names = ", ".join(map(repr, sorted(_PRESETS)))
             raise ValueError(
                 f"distillation_loss must be one of {names}, or a function, got {name_or_function!r}. "
                 "A function takes (student_logits, teacher_logits)."
             )
-        return name_or_function, preset.function, preset.acts_on
+        return name_or_function, known
     if not callable(name_or_function):
         raise TypeError(
             f"distillation_loss must be a name, a function or a Divergence, got {name_or_function!r}. "
             "A function takes (student_logits, teacher_logits)."
         )
-    for name, preset in _PRESETS.items():
-        if preset.function is name_or_function:
-            return name, preset.function, preset.acts_on
+    for name, known in _PRESETS.items():
+        if known.function is name_or_function:
+            return name, known
     own_name = getattr(name_or_function, "__name__", type(name_or_function).__name__)
-    return cast("str", own_name), name_or_function, None
+    return cast("str", own_name), _Known(name_or_function)

@@ -24,6 +24,8 @@ def log_probabilities(logits: Tensor, *, temperature: float, class_dim: int) -> 
     scaled = logits if temperature == 1.0 else logits / temperature
     # A softmax over nothing is 0 / 0, forward and backward; here it has probability 0 everywhere.
     nothing = torch.isneginf(scaled.detach().amax(class_dim, keepdim=True))
+    if not scaled.requires_grad:
+        return F.log_softmax(scaled, class_dim).masked_fill_(nothing, -math.inf)
     return F.log_softmax(scaled.masked_fill(nothing, 0.0), class_dim).masked_fill(nothing, -math.inf)
 
 
@@ -67,9 +69,17 @@ def checked_pair(student_logits: Tensor, teacher_logits: Tensor) -> tuple[Tensor
             f"teacher_logits must have the shape of student_logits, {list(student_logits.shape)}, "
             f"got {list(teacher_logits.shape)}. A divergence does not broadcast."
         )
-    dtype = torch.promote_types(student_logits.dtype, teacher_logits.dtype)
-    dtype = torch.float64 if dtype == torch.float64 else torch.float32
+    dtype = precision(student_logits, teacher_logits)
     return student_logits.to(dtype), teacher_logits.detach().to(dtype)
+
+
+def precision(*logits: Tensor) -> torch.dtype:
+    """Return what to compute in: float64 if any of the logits are, else float32.
+
+    Args:
+        logits: Floating point.
+    """
+    return torch.float64 if any(each.dtype == torch.float64 for each in logits) else torch.float32
 
 
 def check_temperature(temperature: float) -> None:

@@ -1,6 +1,5 @@
 """What teachers say about a batch, and the one number it costs the student to disagree."""
 
-import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,8 +8,10 @@ from typing import Literal, TypeAlias, final, get_args
 import torch
 from torch import Tensor
 
+from codistill.losses.chunked import summed
+from codistill.losses.comparison import Comparison, Teacher
 from codistill.losses.divergences import Divergence
-from codistill.losses.logits import checked_pair, log_coin_probabilities, log_probabilities
+from codistill.losses.sparse import SparseTarget, validate_sparse
 
 Combine: TypeAlias = Literal["losses", "probabilities", "logits"]
 
@@ -34,6 +35,17 @@ class DenseTarget:
                 f"logits must be a floating-point tensor, got {got}. "
                 "Where a model returns more than logits, pass outputs_to_logits."
             )
+
+    def logits_shape(self, class_dim: int) -> torch.Size:  # noqa: ARG002  # a sparse target needs it
+        """Return the shape of the student's logits that it is a target for.
+
+        Args:
+            class_dim: The dimension of the classes in it.
+        """
+        return self.logits.shape
+
+
+Target: TypeAlias = DenseTarget | SparseTarget
 
 
 def validate_combine(divergence: Divergence, combine: str) -> None:
@@ -60,7 +72,7 @@ def validate_combine(divergence: Divergence, combine: str) -> None:
 def distillation_term(
     divergence: Divergence,
     student_logits: Tensor,
-    targets: Sequence[DenseTarget],
+    targets: Sequence[Target],
     *,
     combine: Combine = "losses",
     mask: Tensor | None = None,
@@ -74,10 +86,15 @@ def distillation_term(
     exactly 0, value and gradient, whatever their logits are. With one teacher, ``combine`` makes no
     difference, to the bit.
 
+    Large logits are gone through in parts, and once more in the backward, so that beside the logits and
+    their gradient no copy of them exists. For a ``divergence`` of your own, which may look at several
+    positions at once, the whole is computed at once.
+
     Args:
         divergence: The loss between one student and one teacher.
         student_logits: [batch, ..., classes], or any shape for one logit a position.
-        targets: One a teacher, at least one; each of the student's shape.
+        targets: One a teacher, at least one; each of the student's shape. Sparse ones only for losses that
+            they do not bias (``validate_sparse``).
         combine: ``"losses"``: the mean over teachers of the divergence (Zhang et al. 2018; Sodhani et
             al. 2020, Algorithm 1). ``"probabilities"``: the divergence from the mean of the teachers'
             distributions at the divergence's temperature (Anil et al. 2018, Algorithm 1).
@@ -98,8 +115,8 @@ def distillation_term(
     Raises:
         TypeError: If ``mask`` is not boolean, logits are not floating-point tensors, or ``denominator`` or
             a share is no number.
-        ValueError: If there is no target, shapes do not fit, ``combine`` does not suit the divergence,
-            ``denominator`` is not > 0, or ``shares`` are not one in [0, 1] for each target.
+        ValueError: If there is no target, shapes do not fit, ``combine`` or a sparse target does not suit
+            the divergence, ``denominator`` is not > 0, or ``shares`` are not one in [0, 1] for each target.
 
     Example:
         >>> student = torch.zeros(2, 3)
@@ -108,110 +125,32 @@ def distillation_term(
         tensor(13.6667)
     """
     validate_combine(divergence, combine)
-    _check_targets(student_logits, targets)
+    _check_targets(divergence, combine, student_logits, targets)
     positions = divergence.position_shape(student_logits)
     _check_mask(mask, positions)
     teachers, counted = _teachers_that_count(student_logits, targets, shares)
-    if mask is not None:
-        # Before the divergence, not after it: the derivative of NaN times 0 is NaN.
-        left_out = ~mask if divergence.acts_on == "one_logit" else ~mask.unsqueeze(divergence.class_dim)
-        student_logits = student_logits.masked_fill(left_out, 0.0)
-        teachers = [logits.masked_fill(left_out, 0.0) for logits in teachers]
-    if counted is None:
-        values = _combined(divergence, student_logits, teachers, combine)
-    else:
-        values = _combined_by_shares(divergence, student_logits, teachers, combine, counted)
-    if mask is not None:
-        values = values.masked_fill(~mask, 0.0)
-    return values.sum() / _divisor(denominator, mask, positions)
-
-
-def _combined(divergence: Divergence, student: Tensor, teachers: list[Tensor], combine: Combine) -> Tensor:
-    if len(teachers) == 1:
-        return divergence(student, teachers[0])
-    if combine == "losses":
-        return _mean([divergence(student, logits) for logits in teachers])
-    precise = [checked_pair(student, logits)[1] for logits in teachers]
-    if combine == "logits":
-        return divergence(student, _mean(precise))
-    return divergence(student, _logits_of_mean_distribution(divergence, precise))
-
-
-def _combined_by_shares(
-    divergence: Divergence, student: Tensor, teachers: list[Tensor], combine: Combine, shares: list[Tensor]
-) -> Tensor:
-    # Where the student rules a class out, a divergence from finite logits is infinite, and 0 * inf is NaN.
-    teachers = [
-        logits.masked_fill((share == 0) & torch.isneginf(student.detach()), -math.inf)
-        for logits, share in zip(teachers, shares, strict=True)
-    ]
-    total = functools.reduce(torch.add, shares)
-    if len(teachers) == 1:
-        return divergence(student, teachers[0]) * total.clamp(max=1)
-    # Any weights will do where all shares are 0, as long as what is multiplied by 0 below is finite.
-    weights = [torch.where(total > 0, share / total, 1 / len(shares)) for share in shares]
-    if combine == "losses":
-        values = _weighted_sum([divergence(student, logits) for logits in teachers], weights)
-    else:
-        precise = [checked_pair(student, logits)[1] for logits in teachers]
-        if combine == "logits":
-            mean = _weighted_sum(precise, weights)
-        else:
-            mean = _logits_of_mean_distribution(divergence, precise, weights)
-        values = divergence(student, mean)
-    return values * total.clamp(max=1)
-
-
-def _mean(tensors: list[Tensor]) -> Tensor:
-    return functools.reduce(torch.add, tensors) / len(tensors)
-
-
-def _weighted_sum(tensors: list[Tensor], weights: list[Tensor]) -> Tensor:
-    # Classes that are ruled out are at -inf, and 0 * -inf is NaN.
-    weighted = [
-        (tensor * weight).masked_fill(weight == 0, 0.0)
-        for tensor, weight in zip(tensors, weights, strict=True)
-    ]
-    return functools.reduce(torch.add, weighted)
-
-
-def _logits_of_mean_distribution(
-    divergence: Divergence, teachers: list[Tensor], weights: list[Tensor] | None = None
-) -> Tensor:
-    # Logits whose softmax, or sigmoid, at the divergence's temperature is the mean of the teachers'.
-    temperature = divergence.temperature
-    if divergence.acts_on == "one_logit":
-        logs = [log_coin_probabilities(logits, temperature=temperature) for logits in teachers]
-    else:
-        logs = [
-            log_probabilities(logits, temperature=temperature, class_dim=divergence.class_dim)
-            for logits in teachers
-        ]
-    if weights is not None:
-        logs = [log + weight.log() for log, weight in zip(logs, weights, strict=True)]
-    total = functools.reduce(torch.logaddexp, logs)
-    if divergence.acts_on == "one_logit":
-        yes, no = total.unbind(-1)
-        return (yes - no) * temperature
-    return (total if weights is not None else total - math.log(len(logs))) * temperature
+    comparison = Comparison(
+        divergence=divergence, combine=combine, teachers=teachers, shares=counted, mask=mask
+    )
+    return summed(comparison, student_logits) / _divisor(denominator, mask, positions)
 
 
 def _teachers_that_count(
-    student: Tensor, targets: Sequence[DenseTarget], shares: Sequence[float | Tensor] | None
-) -> tuple[list[Tensor], list[Tensor] | None]:
-    """Return the logits of those whose share is not known to be 0, and their shares; None for 1 each."""
-    teachers = [target.logits.detach() for target in targets]
+    student: Tensor, targets: Sequence[Target], shares: Sequence[float | Tensor] | None
+) -> tuple[list[Teacher], list[Tensor] | None]:
+    """Return those whose share is not known to be 0, and their shares; None for 1 each."""
+    teachers = [target.logits.detach() if isinstance(target, DenseTarget) else target for target in targets]
     if shares is None:
         return teachers, None
     _check_shares(shares, len(targets))
     counted = [
-        (logits, share)
-        for logits, share in zip(teachers, shares, strict=True)
+        (teacher, share)
+        for teacher, share in zip(teachers, shares, strict=True)
         if isinstance(share, Tensor) or share != 0
     ]
     if not counted:
         counted = [(teachers[0], 0.0)]
-    teachers = [logits for logits, _ in counted]
+    teachers = [teacher for teacher, _ in counted]
     if all(not isinstance(share, Tensor) and share == 1 for _, share in counted):
         return teachers, None
     return teachers, [_as_constant(share, student) for _, share in counted]
@@ -248,18 +187,28 @@ def _divisor(
     return denominator
 
 
-def _check_targets(student_logits: Tensor, targets: Sequence[DenseTarget]) -> None:
+def _check_targets(
+    divergence: Divergence, combine: Combine, student_logits: Tensor, targets: Sequence[Target]
+) -> None:
     if not targets:
         raise ValueError(
             "targets must hold at least one teacher's, got none. "
             "Without a teacher there is no distillation loss."
         )
     for index, target in enumerate(targets):
-        if target.logits.shape != student_logits.shape:
+        shape = target.logits_shape(divergence.class_dim)
+        if shape != student_logits.shape:
             raise ValueError(
                 f"targets[{index}] must have the shape of student_logits, {list(student_logits.shape)}, "
-                f"got {list(target.logits.shape)}. Teachers must see the student's own batch."
+                f"got {list(shape)}. Teachers must see the student's own batch."
             )
+        if isinstance(target, SparseTarget):
+            validate_sparse(divergence, combine, len(targets))
+            if target.temperature != divergence.temperature:
+                raise ValueError(
+                    f"targets[{index}] must be at the temperature of {divergence.name!r}, "
+                    f"{divergence.temperature}, got {target.temperature}. Pass it to sample_top_k."
+                )
 
 
 def _check_shares(shares: Sequence[float | Tensor], targets: int) -> None:

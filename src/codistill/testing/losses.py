@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from codistill.losses.divergences import Divergence
+from codistill.losses.sparse import sample_top_k, sparse_divergence
 
 _SLACK = 1e-6
 
@@ -26,8 +27,9 @@ def check_divergence(
     """Check that a divergence keeps what ``distillation_term`` relies on; return if it does.
 
     One value a position; no gradient into the teacher; a right gradient into the student (in float64,
-    against differences); half precision computed in float32; and, as far as the two flags say so,
-    never below 0, 0 where the two agree, and finite with a gradient of exactly 0 at shared -inf classes.
+    against differences); half precision computed in float32; from a sparse target, if it takes any, what
+    it is from all logits; and, as far as the two flags say so, never below 0, 0 where the two agree, and
+    finite with a gradient of exactly 0 at shared -inf classes.
 
     Args:
         divergence: Wrap a function of your own in a ``Divergence`` first.
@@ -45,6 +47,8 @@ def check_divergence(
     _check_shape(divergence, student, teacher)
     _check_gradients(divergence, student, teacher)
     _check_half_precision(divergence, student, teacher)
+    if divergence.takes_sparse:
+        _check_sparse(divergence, student, teacher)
     if is_zero_at_equality:
         _check_is_a_distance(divergence, student, teacher)
     if allows_masked_classes:
@@ -85,6 +89,26 @@ def _check_half_precision(divergence: Divergence, student: Tensor, teacher: Tens
         assert values.dtype == torch.float32, f"{dtype} must be computed in float32, got {values.dtype}"
         exact = divergence(student_half.float(), teacher_half.float())
         assert torch.equal(values, exact), f"{dtype} must be computed as its float32 copy is"
+
+
+def _check_sparse(divergence: Divergence, student: Tensor, teacher: Tensor) -> None:
+    target = sample_top_k(
+        teacher,
+        k=teacher.shape[divergence.class_dim],
+        sampled=0,
+        temperature=divergence.temperature,
+        class_dim=divergence.class_dim,
+    )
+    student = student.clone().requires_grad_()
+    results = []
+    for values in (sparse_divergence(divergence, student, target), divergence(student, teacher)):
+        (gradient,) = torch.autograd.grad(values.sum(), student)
+        results.append((values.detach(), gradient))
+    # A sparse target's weights are in float32.
+    close = [
+        torch.allclose(one, other, rtol=_SLACK, atol=10 * _SLACK) for one, other in zip(*results, strict=True)
+    ]
+    assert all(close), "a sparse target of all classes must count as their logits do"
 
 
 def _check_is_a_distance(divergence: Divergence, student: Tensor, teacher: Tensor) -> None:
