@@ -1,4 +1,4 @@
-"""Peers that exchange snapshots, against Algorithm 1 of Sodhani et al. 2020 written out by hand."""
+"""Peers that exchange snapshots or predictions, against Algorithm 1 of Sodhani et al. 2020 by hand."""
 
 import copy
 import json
@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from codistill.codistiller import Codistiller
 from codistill.exchange.checkpoint import CheckpointExchange
+from codistill.exchange.prediction import PredictionExchange
+from codistill.losses import Divergence
 from codistill.stores import MemoryStore, Store
-from codistill.testing import run_peers
+from codistill.testing import connect_peers, run_peers
 
 CLASSES = 5
 WEIGHT = 0.7
@@ -170,27 +172,32 @@ def pairs_admitted() -> Iterator[tuple[str, str]]:
 @pytest.mark.parametrize("names", ["ab", "abc"])
 @pytest.mark.parametrize(("name", "combine"), list(pairs_admitted()))
 def test_lockstep_at_interval_1_is_algorithm_1(name: str, combine: str, names: str) -> None:
-    from codistill.losses import Divergence
-
     outputs = 1 if name == "bernoulli_kl" else CLASSES
     by_hand = [Peer(peer, outputs=outputs, dtype=torch.float64) for peer in names]
     algorithm_1(by_hand, 4, lambda student, teachers: by_hand_term(name, combine, student, teachers))
 
     store = MemoryStore()
     peers = {peer: Peer(peer, outputs=outputs, dtype=torch.float64) for peer in names}
-    divergence = Divergence(name) if name.endswith("logit_mse") else Divergence(name, temperature=TEMPERATURE)
     run_peers(
         lambda peer: codistil(
-            peers[peer], peer, names, store, 4, distillation_loss=divergence, combine=combine
+            peers[peer], peer, names, store, 4, distillation_loss=divergence_of(name), combine=combine
         ),
         names,
     )
     for expected, peer in zip(by_hand, peers.values(), strict=True):
-        # Losses and the gradient norm of every parameter, at every step.
-        torch.testing.assert_close(peer.trace, expected.trace, rtol=1e-6, atol=1e-6)
-        for got, wanted in zip(peer.model.parameters(), expected.model.parameters(), strict=True):
-            torch.testing.assert_close(got, wanted, rtol=1e-6, atol=1e-6)
-            torch.testing.assert_close(got.grad, wanted.grad, rtol=1e-6, atol=1e-6)
+        assert_equal_to_six_digits(peer, expected)
+
+
+def divergence_of(name: str) -> Divergence:
+    return Divergence(name) if name.endswith("logit_mse") else Divergence(name, temperature=TEMPERATURE)
+
+
+def assert_equal_to_six_digits(got: Peer, wanted: Peer) -> None:
+    # Losses and the gradient norm of every parameter, at every step.
+    torch.testing.assert_close(got.trace, wanted.trace, rtol=1e-6, atol=1e-6)
+    for own, expected in zip(got.model.parameters(), wanted.model.parameters(), strict=True):
+        torch.testing.assert_close(own, expected, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(own.grad, expected.grad, rtol=1e-6, atol=1e-6)
 
 
 @pytest.fixture
@@ -286,3 +293,57 @@ def test_a_run_that_was_stopped_and_resumed_is_the_same_to_the_bit(
 
     for name, peer in run_peers(resume, names).items():
         assert_equal_to_the_bit(peer, undisturbed[name])
+
+
+# --- predictions: everybody sees the same batch, and learns from what the others have just said of it ---
+
+
+def peers_of_one_batch(names: str, *, outputs: int) -> list[Peer]:
+    peers = [Peer(name, outputs=outputs, dtype=torch.float64) for name in names]
+    for peer in peers:
+        peer.generator.manual_seed(0)
+    return peers
+
+
+def mutual_learning(peers: list[Peer], steps: int, term: Term) -> None:
+    """Update all peers at once, each towards the others' outputs of the same forward."""
+    for _ in range(steps):
+        batches = [peer.batch() for peer in peers]
+        all_logits = [peer.model(inputs) for peer, (inputs, _) in zip(peers, batches, strict=True)]
+        constants = [logits.detach().clone() for logits in all_logits]
+        for i, peer in enumerate(peers):
+            teachers = [teacher for j, teacher in enumerate(constants) if j != i]
+            task_loss = peer.task_loss(all_logits[i], batches[i][1])
+            peer.learn(task_loss + WEIGHT * term(all_logits[i], teachers))
+
+
+def swap_predictions(peer: Peer, exchange: PredictionExchange, steps: int, **options: object) -> None:
+    with Codistiller(peer.model, exchange, weight=WEIGHT, **options) as codistiller:
+        for _ in range(steps):
+            inputs, targets = peer.batch()
+            logits = peer.model(inputs)
+            peer.learn(peer.task_loss(logits, targets) + codistiller.loss(logits, inputs))
+            codistiller.step()
+
+
+@pytest.mark.parametrize("names", ["ab", "abc", "abcd"])
+@pytest.mark.parametrize(("name", "combine"), list(pairs_admitted()))
+def test_swapped_predictions_are_mutual_learning(name: str, combine: str, names: str) -> None:
+    outputs = 1 if name == "bernoulli_kl" else CLASSES
+    by_hand = peers_of_one_batch(names, outputs=outputs)
+    mutual_learning(by_hand, 4, lambda student, teachers: by_hand_term(name, combine, student, teachers))
+
+    peers = peers_of_one_batch(names, outputs=outputs)
+    exchanges = [PredictionExchange(group) for group in connect_peers(len(names))]
+    run_peers(
+        lambda number: swap_predictions(
+            peers[int(number)],
+            exchanges[int(number)],
+            4,
+            distillation_loss=divergence_of(name),
+            combine=combine,
+        ),
+        map(str, range(len(names))),
+    )
+    for peer, expected in zip(peers, by_hand, strict=True):
+        assert_equal_to_six_digits(peer, expected)

@@ -40,6 +40,7 @@ class Codistiller:
     ``loss_i(k) = L(y, f_i(x)) + weight(k) * mean over teachers j of D(f_j'(x), f_i(x))``
     (Sodhani et al. 2020, Algorithm 1; Anil et al. 2018, Algorithm 1). A teacher f_j' is a frozen,
     perhaps stale copy of peer j, outside the model: it is in no ``parameters()`` and no ``state_dict()``.
+    Where peers swap predictions it is peer j itself, as it has just been.
 
     If the term diverges (see ``DivergenceGuard``), its weight is halved until it does not; in lockstep that
     is only said, so that the run stays Algorithm 1.
@@ -89,7 +90,8 @@ class Codistiller:
                 (mean distribution) or "logits" (mean logits).
             outputs_to_logits: Turns what the model returns into logits; for teachers only.
             group: The ranks of this peer; None for the whole world of torch.distributed, or for this one
-                process where there is none.
+                process where there is none. With an exchange of predictions None is this one process: its
+                peers are in one world, and one of several ranks passes the group of them.
 
         Raises:
             TypeError, ValueError: If an argument is not as described.
@@ -109,8 +111,11 @@ class Codistiller:
         self._combine: Combine = combine
         schedule = as_schedule(_checked_weight(weight))
         self._weight = BurnIn(schedule, burn_in_steps)
+        self._burn_in_steps = burn_in_steps
         self._exchange = exchange
-        self._ranks = PeerRanks(group)
+        # Where peers swap predictions, they are in one world: the whole of it is no single peer.
+        is_alone = exchange.is_collective and group is None
+        self._ranks = PeerRanks.alone() if is_alone else PeerRanks(group)
         settings = DistillationSettings(
             divergence=self._divergence, combine=combine, weight=schedule, burn_in_steps=burn_in_steps
         )
@@ -142,8 +147,9 @@ class Codistiller:
         Gradients reach ``logits`` only. Before the end of burn-in and while there is no teacher it is an
         exact 0, without a teacher's forward.
 
-        **Ranks**: all ranks of the peer, each with its part of the batch.
-        **Blocks**: the first call waits for what the exchange waits for at the start.
+        **Ranks**: all ranks of the peer, each with its part of the batch. Where peers swap predictions, all
+        peers, and each call after burn-in is a swap, also where the weight is 0.
+        **Blocks**: the first call waits for what the exchange waits for at the start; a swap for all peers.
         **On failure**: nothing has changed; the call may be repeated.
 
         Args:
@@ -160,8 +166,8 @@ class Codistiller:
         Raises:
             TypeError, ValueError: If an argument is not as described, or a teacher's logits have
                 another shape.
-            RuntimeError: If it has been closed.
-            CodistillError: What hinders the run from starting, at the first call.
+            RuntimeError: If it has been closed; or if peers swap predictions and gradients are off.
+            CodistillError: What hinders the run from starting, at the first call; a swap that failed.
         """
         self._check_loss(logits, inputs, mask, denominator)
         is_training = torch.is_grad_enabled()
@@ -171,8 +177,8 @@ class Codistiller:
         predictions = Predictions(())
         if isinstance(inputs, Predictions):
             predictions = inputs
-        elif self._has_begun and weight > 0.0:
-            predictions = self._exchange.predict(inputs, logits)
+        elif self._asks_teachers(weight):
+            predictions = self._ask_teachers(inputs, logits)
         term = self._term(logits, predictions, mask, denominator) if weight > 0.0 else None
         if is_training:
             self._tally.count_loss(
@@ -194,10 +200,11 @@ class Codistiller:
     ) -> Tensor | None:
         """Return the unweighted distillation loss, None without a teacher."""
         for prediction in predictions.peers:
-            if prediction.target.logits.shape != logits.shape:
+            shape = prediction.target.logits_shape(self._divergence.class_dim)
+            if shape != logits.shape:
                 raise ValueError(
                     f"logits must have the shape of the teachers', got {list(logits.shape)} here and "
-                    f"{list(prediction.target.logits.shape)} from peer {prediction.peer!r} at step "
+                    f"{list(shape)} from peer {prediction.peer!r} at step "
                     f"{prediction.step}. Pass the same inputs that the student saw, and outputs_to_logits "
                     "if the model returns more than logits."
                 )
@@ -222,6 +229,7 @@ class Codistiller:
             raise TypeError(f"logits must be a tensor, got {type(logits).__name__}. Pass the model's logits.")
         if not isinstance(inputs, Predictions):
             check_inputs(inputs)
+            self._check_may_swap("loss", logits)
         if self._has_checked_loss:
             return
         own = DenseTarget(logits.detach())
@@ -234,12 +242,13 @@ class Codistiller:
                 mask=mask,
                 denominator=denominator,
             )
+        self._exchange.check_logits(logits)
         self._has_checked_loss = True
 
     def predict(self, inputs: Any, *, logits: Tensor | None = None) -> Predictions:
         """Run the teachers on a batch, early or for several heads; pass the result to ``loss``.
 
-        Nothing runs before the end of burn-in.
+        Nothing runs before the end of burn-in. Where peers swap predictions this is the swap, which all make.
 
         Args:
             inputs: As for ``loss``.
@@ -250,15 +259,16 @@ class Codistiller:
 
         Raises:
             TypeError: If ``inputs`` is not as described, or a model does not return logits.
-            CodistillError: What hinders the run from starting, at the first call.
-            RuntimeError: If it has been closed.
+            CodistillError: What hinders the run from starting, at the first call; a swap that failed.
+            RuntimeError: If it has been closed; or if peers swap predictions and gradients are off.
         """
         self._check_open()
+        self._check_may_swap("predict", logits)
         if torch.is_grad_enabled():
             self._begin()
-        if not self._has_begun or self._weight_now() == 0.0:
+        if not self._asks_teachers(self._weight_now()):
             return Predictions(())
-        return self._exchange.predict(inputs, logits)
+        return self._ask_teachers(inputs, logits)
 
     def step(self, *, task_loss: Tensor | float | None = None, samples: int | None = None) -> StepReport:
         """Tell that the optimizer has made a step; publish and fetch if it is time to.
@@ -297,7 +307,10 @@ class Codistiller:
             self._watch_term(weight, task_loss)
         publishes = self._exchange.counters.publishes
         if self._has_begun:
-            is_publishing = tally.step % self._exchange.interval_steps == 0
+            # Losses are read where they are told to others: that waits for the device.
+            is_publishing = (
+                not self._exchange.is_collective and tally.step % self._exchange.interval_steps == 0
+            )
             with self._stalling():
                 self._exchange.step(tally.progress(with_losses=is_publishing))
         report = self._report(weight, published=self._exchange.counters.publishes > publishes)
@@ -378,6 +391,34 @@ class Codistiller:
             with self._stalling():
                 self._exchange.begin(self._tally.progress(with_losses=False))
             self._has_begun = True
+
+    def _asks_teachers(self, weight: float) -> bool:
+        """Return whether teachers predict at this step: in a swap all peers must, whatever their weights."""
+        if self._exchange.is_collective:
+            return self._has_begun and self._tally.step >= self._burn_in_steps
+        return self._has_begun and weight > 0.0
+
+    def _ask_teachers(self, inputs: Any, logits: Tensor | None) -> Predictions:
+        if not self._exchange.is_collective:
+            return self._exchange.predict(inputs, logits)
+        # Here no teacher has a forward: all the time goes by in the exchange.
+        with self._stalling():
+            return self._exchange.predict(inputs, logits)
+
+    def _check_may_swap(self, method: str, logits: Tensor | None) -> None:
+        """Refuse what would leave the other peers waiting, during burn-in already."""
+        if not self._exchange.is_collective:
+            return
+        if logits is None:
+            raise ValueError(
+                f"logits must be given to {method}() where peers swap predictions, got None: they are what "
+                f"the others learn from. Call {method}(inputs, logits=model(inputs))."
+            )
+        if not torch.is_grad_enabled():
+            raise RuntimeError(
+                f"{method}() must not be called under torch.no_grad() where peers swap predictions: it would "
+                "wait for all of them. In validation leave it out."
+            )
 
     def _check_open(self) -> None:
         if self._is_closed:

@@ -10,6 +10,7 @@
     |-- RunExistsError (FileExistsError)            a new job would write over an old run
     |-- PeerTakenError (FileExistsError)            another live job has this peer's name
     |-- PeerMissingError (TimeoutError)             a peer that was waited for did not come
+    |-- ExchangeTimeout (TimeoutError)              a peer did not take part in a swap of predictions
     |-- PeerMismatchError (ValueError)              peers were started with settings that do not go together
     |-- JobError (RuntimeError)                     a training job that was started has failed
     |-- RecipeError (ValueError)                    a recipe that does not exist or cannot be run
@@ -72,6 +73,10 @@ class PeerTakenError(CodistillError, FileExistsError):
 
 class PeerMissingError(CodistillError, TimeoutError):
     """A peer did not publish in time what this peer has to wait for."""
+
+
+class ExchangeTimeout(CodistillError, TimeoutError):  # noqa: N818 - an outcome with a name of its own
+    """A peer did not take part in a swap of predictions in time, or has ended."""
 
 
 class PeerMismatchError(CodistillError, ValueError):

@@ -41,8 +41,8 @@ class StepReport:
     teacher_samples: int
     """Samples that teachers have predicted on, each teacher counted."""
     bytes_published: int
-    """Bytes written to the store by this process."""
+    """Bytes written to the store by this process, or sent to the other peers."""
     bytes_fetched: int
-    """Bytes read from the store by this process."""
+    """Bytes read from the store by this process, or received from the other peers."""
     stall_s: float
     """Seconds that this process has spent in the exchange, teachers' forwards apart."""

@@ -59,7 +59,7 @@ class Tally:
         """
         if not any(predictions is seen for seen in self._predictions_of_step):
             self._samples_of_step += _batch_size(logits)
-            self.teacher_samples += ranks * sum(_batch_size(peer.target.logits) for peer in predictions.peers)
+            self.teacher_samples += ranks * len(predictions.peers) * _batch_size(logits)
         if is_shared:
             self._predictions_of_step.append(predictions)
         if term is not None:

@@ -8,11 +8,14 @@ from typing_extensions import override
 from codistill.exchange.base import Exchange, PeerPrediction, Predictions
 from codistill.exchange.checkpoint import CheckpointExchange
 from codistill.exchange.checkpoint.background import Background, Threads, Worker
+from codistill.exchange.prediction import PredictionExchange
+from codistill.exchange.prediction_codec import TopK
 from codistill.losses.targets import DenseTarget
 from codistill.stores.directory import DirectoryStore
 from codistill.stores.memory import MemoryStore
 from codistill.testing.exchanges import ExchangeContract
 from codistill.testing.inline_background import InlineBackground
+from codistill.testing.peers import connect_peers
 
 
 def make_exchange(store, background, **options):
@@ -107,6 +110,15 @@ class TestLockstep(ExchangeContract):
                 )
                 for peer in peers
             ]
+
+        return make
+
+
+class TestPredictions(ExchangeContract):
+    @pytest.fixture(params=["exact", "bfloat16", TopK(2, sampled=1)], ids=str)
+    def make_exchanges(self, request):
+        def make(count):
+            return [PredictionExchange(group, codec=request.param) for group in connect_peers(count)]
 
         return make
 

@@ -2,8 +2,9 @@ import threading
 
 import pytest
 import torch
+import torch.distributed as dist
 
-from codistill.testing.peers import run_peers
+from codistill.testing.peers import connect_peers, run_peers
 
 
 def test_results_come_in_the_order_of_the_peers():
@@ -71,3 +72,23 @@ def test_an_error_names_the_peers_that_still_run():
     release.set()
     for thread in threads:
         thread.join()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_connected_peers_are_one_group(count):
+    groups = connect_peers(count)
+    assert [(group.rank(), group.size()) for group in groups] == [(number, count) for number in range(count)]
+
+    def add(name):
+        number = torch.tensor(int(name) + 1)
+        dist.all_reduce(number, group=groups[int(name)])
+        return number.item()
+
+    assert set(run_peers(add, map(str, range(count))).values()) == {sum(range(count + 1))}
+    assert not dist.is_initialized()
+
+
+def test_a_connected_peer_waits_for_the_others_no_longer_than_told():
+    group, _other = connect_peers(2, timeout_s=0.2)
+    with pytest.raises(RuntimeError, match=r"[Tt]imed out"):
+        dist.all_reduce(torch.zeros(1), group=group)

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from codistill.losses.divergences import Divergence
-from codistill.losses.targets import Combine, DenseTarget
+from codistill.losses.targets import Combine, Target
 from codistill.parallel.group import PeerRanks
 from codistill.schedules import Schedule
 
@@ -19,14 +19,14 @@ class PeerPrediction:
 
     peer: str
     """The peer that the teacher stands in for."""
-    target: DenseTarget
+    target: Target
     """Its prediction; carries no gradient."""
     step: int
-    """The peer's optimizer step when it published those weights."""
+    """The peer's optimizer step when it published those weights, or predicted with its own."""
     samples: int
     """Samples it had been trained on by then."""
     sequence: tuple[int, int]
-    """(incarnation, sequence) of the snapshot."""
+    """(incarnation, sequence) of the snapshot; where predictions are swapped, 0 and how many have been."""
     share: float | Tensor = 1.0
     """How much it counts, between 0 and 1: less than 1 once the snapshot is old, 0 for a prediction that was
     not a number."""
@@ -99,9 +99,9 @@ class ExchangeCounters:
     """What the exchange has cost since this process started."""
 
     bytes_published: int = 0
-    """Bytes written to the store."""
+    """Bytes written to the store; where predictions are swapped, their bytes, once for each other peer."""
     bytes_fetched: int = 0
-    """Bytes read from the store."""
+    """Bytes read from the store; where predictions are swapped, those of all other peers'."""
     publishes: int = 0
     """Snapshots published."""
     publishes_skipped: int = 0
@@ -147,6 +147,16 @@ class Exchange(ABC):
 
         Raises:
             ValueError: If the exchange belongs to another student already, or cannot serve such a loss.
+        """
+
+    def check_logits(self, logits: Tensor) -> None:  # noqa: B027  # most exchanges take whatever the loss does
+        """Refuse, at the first loss, what could not be sent to the others after burn-in.
+
+        Args:
+            logits: The student's.
+
+        Raises:
+            TypeError, ValueError: If it could not.
         """
 
     @abstractmethod

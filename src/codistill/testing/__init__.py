@@ -8,7 +8,7 @@ from codistill.testing.exchanges import ExchangeContract
 from codistill.testing.faulty_store import Faults, FaultyStore
 from codistill.testing.inline_background import InlineBackground
 from codistill.testing.losses import check_divergence
-from codistill.testing.peers import run_peers
+from codistill.testing.peers import connect_peers, run_peers
 from codistill.testing.stores import StoreContract
 
 __all__ = [
@@ -19,5 +19,6 @@ __all__ = [
     "InlineBackground",
     "StoreContract",
     "check_divergence",
+    "connect_peers",
     "run_peers",
 ]

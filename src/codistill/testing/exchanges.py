@@ -4,7 +4,7 @@ import io
 import json
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from codistill.exchange.base import Exchange, Predictions, Progress, TeacherInfo
+from codistill.losses.targets import Target
 from codistill.parallel.group import PeerRanks
 from codistill.testing.peers import run_peers
 
@@ -102,15 +103,15 @@ class ExchangeContract:
         for history in _train(make_exchanges(2)):
             for predictions in history.predictions:
                 for prediction in predictions.peers:
-                    assert prediction.target.logits.shape == (_BATCH, _CLASSES)
-                    assert prediction.target.logits.isfinite().all()
+                    assert prediction.target.logits_shape(-1) == (_BATCH, _CLASSES)
+                    assert all(tensor.isfinite().all() for tensor in _tensors(prediction.target))
 
     def test_models_may_return_more_than_logits(self, make_exchanges: MakeExchanges) -> None:
         """Then ``outputs_to_logits`` finds them."""
         students = [_Wordy(_student(0)), _Wordy(_student(1))]
         for history in _train(make_exchanges(2), students, lambda outputs: outputs["logits"]):
             (prediction,) = history.predictions[-1].peers
-            assert prediction.target.logits.shape == (_BATCH, _CLASSES)
+            assert prediction.target.logits_shape(-1) == (_BATCH, _CLASSES)
 
     def test_shares_are_between_0_and_1(self, make_exchanges: MakeExchanges) -> None:
         """And those of teachers that have just come are 1."""
@@ -124,8 +125,9 @@ class ExchangeContract:
         """Nothing of them leads back to anybody's weights."""
         for history in _train(make_exchanges(2)):
             for prediction in history.predictions[-1].peers:
-                assert not prediction.target.logits.requires_grad
-                assert prediction.target.logits.grad_fn is None
+                for tensor in _tensors(prediction.target):
+                    assert not tensor.requires_grad
+                    assert tensor.grad_fn is None
 
     def test_teachers_are_as_far_as_their_peers_have_told(self, make_exchanges: MakeExchanges) -> None:
         """Steps and samples are those of a progress that was given to the exchange."""
@@ -318,6 +320,11 @@ def _look_at(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, bool], dict
             for name, parameter in model.named_parameters()
         },
     )
+
+
+def _tensors(target: Target) -> list[Tensor]:
+    values = [getattr(target, field.name) for field in fields(target)]
+    return [value for value in values if isinstance(value, Tensor)]
 
 
 def _check_plain(state: dict[str, Any]) -> None:

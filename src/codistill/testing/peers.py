@@ -1,9 +1,15 @@
 """Peers as threads of the test."""
 
+import datetime
 import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch.distributed import ProcessGroup
+from torch.distributed.distributed_c10d import PrefixStore
 
 Result = TypeVar("Result")
 
@@ -60,3 +66,32 @@ def run_peers(
     if stuck:
         raise TimeoutError(f"peers must end within {timeout_s} s, got {stuck} still running.")
     return {name: results[name] for name in names}
+
+
+def connect_peers(count: int, *, timeout_s: float = 60.0) -> list[ProcessGroup]:
+    """Return the ends of a gloo group whose members are threads of this process, one a peer.
+
+    They serve collectives on the CPU, as the groups of a real world do, but torch does not know them by
+    name: there is no world that they are part of.
+
+    Args:
+        count: How many peers.
+        timeout_s: How long a peer waits for the others.
+
+    Returns:
+        One end for each peer, to be used in a thread of its own.
+    """
+    store = dist.HashStore()  # type: ignore[attr-defined]  # documented, but not in torch's list of exports
+
+    def connect(name: str) -> ProcessGroup:
+        number = int(name)
+        # What torch.distributed.new_group does, which allows a process only one place in a group.
+        backend = dist.ProcessGroupGloo(
+            PrefixStore("peers", store), number, count, datetime.timedelta(seconds=timeout_s)
+        )
+        group = ProcessGroup(store, number, count)
+        group._register_backend(torch.device("cpu"), ProcessGroup.BackendType.GLOO, backend)
+        group._set_default_backend(ProcessGroup.BackendType.GLOO)
+        return group
+
+    return list(run_peers(connect, map(str, range(count)), timeout_s=timeout_s).values())
