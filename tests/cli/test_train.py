@@ -1,5 +1,7 @@
 import dataclasses
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +20,7 @@ def launched(monkeypatch, pretend_to_train):
         calls.append((asked, options))
         pretend_to_train(folder)
         on_progress(asked[0].label, 100, 100)
+        return [one for one in folder.results() if options.peer in (None, one.peer)]
 
     monkeypatch.setattr(train_verb, "launch", launch)
     return calls
@@ -37,7 +40,7 @@ def test_train_trains_the_recipe_and_reports(in_tmp_path, launched, capsys):
 def test_every_field_of_the_recipe_is_an_option(in_tmp_path, launched):
     words = ["--updates", "20", "--seed", "3", "--method", "all_reduce", "--peers", "1", "--ranks", "4"]
     words += ["--learning-rate-drops", "0.25", "--no-lockstep", "--out", "there", "--device", "cpu"]
-    words += ["--peer-widths", "8"]
+    words += ["--peer-widths", "8", "--ranks-per-peer", "4"]
     assert main(["train", "digits", *words, "--data-root", "data here"]) == 0
     (((recipe,), options),) = launched
     assert (recipe.updates, recipe.seed, recipe.method, recipe.peers, recipe.ranks) == (
@@ -50,6 +53,27 @@ def test_every_field_of_the_recipe_is_an_option(in_tmp_path, launched):
     assert (recipe.learning_rate_drops, recipe.lockstep, recipe.peer_widths) == ((0.25,), False, (8,))
     assert (str(options.data_root), options.device) == ("data here", "cpu")
     assert RunFolder("there").document["command"][:3] == ["codistill", "train", "digits"]
+
+
+def test_one_peer_is_trained_into_a_folder_of_its_own_and_printed(in_tmp_path, launched, capsys):
+    words = ["train", "digits", "--ranks-per-peer", "2", "--peer", "b", "--store", "store"]
+    assert main(words) == 0
+    (((recipe,), options),) = launched
+    assert (recipe.peers, recipe.ranks_per_peer, options.peer, options.store) == (2, 2, "b", "store")
+    assert capsys.readouterr().out == ("Peer b: accuracy 75.0% after 100 updates.\nResults: runs/digits-b\n")
+    assert main([*words, "--overwrite", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["peer"], printed["test_accuracy"], printed["results"]) == ("b", 0.75, "runs/digits-b")
+
+
+def test_the_command_for_a_big_peer_that_teaches_a_small_one_is_the_page_s(in_tmp_path, launched):
+    page = (Path(__file__).parents[2] / "docs" / "running.md").read_text()
+    (command,) = re.findall(r"```sh\ncodistill (train .*)\n```", page)
+    for edges, said in ((("a:b",), "a:b"), (("a:b", "b:a"), "a:b b:a")):
+        assert f"--edges {said}" in page
+        assert main([*command.partition("--edges")[0].split(), "--edges", *edges, "--overwrite"]) == 0
+        recipe = launched[-1][0][0]
+        assert (recipe.topology, recipe.edges, recipe.peer_widths) == ("directed", edges, (128, 16))
 
 
 def test_train_as_json(in_tmp_path, launched, capsys):
@@ -89,6 +113,9 @@ def test_a_name_or_device_that_cannot_be_is_noticed_before_a_folder_is_made(in_t
         (["digits", "--method", "sgd"], "all_reduce"),
         (["digits", "--peeers", "2"], "--peeers"),
         (["digits", "--overwrite", "--resume"], "must not be given together"),
+        (["digits", "--peer", "c", "--store", "s"], "peer must be one of a, b, got 'c'"),
+        (["digits", "--peer", "a"], "store must be given with peer 'a'"),
+        (["digits", "--store", "s"], "peer must be given with a store"),
     ],
 )
 def test_wrong_usage_says_what_is_right_and_makes_no_folder(in_tmp_path, launched, capsys, words, said):

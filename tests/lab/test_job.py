@@ -14,6 +14,7 @@ def test_a_job_is_read_as_it_was_written(tmp_path: Path, tiny: Recipe) -> None:
         data_root=Path("/data"),
         device="cpu",
         read_test=False,
+        store="s3://bucket/run",
     )
     save_job(job)
     assert load_job(job.path) == job

@@ -6,13 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from codistill.errors import DataMissingError, ExtraMissingError, RecipeError
+from codistill.errors import DataMissingError, ExtraMissingError, RecipeError, StoreError
 from codistill.exchange.checkpoint import load_snapshot
-from codistill.lab import folder, results
+from codistill.lab import folder, processes, results
 from codistill.lab.folder import RunFolder
 from codistill.lab.job import load_job
 from codistill.lab.launch import LaunchOptions, check, launch
 from codistill.lab.recipe import Recipe
+from codistill.lab.results import PeerResult
+from codistill.testing import run_peers
 
 pytestmark = pytest.mark.spawn
 
@@ -150,6 +152,94 @@ def test_packages_that_are_missing_are_noticed_before_anything_starts(
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ExtraMissingError, match=rf"{package} must be installed .* 'codistill\[lab\]'"):
         check([tiny])
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "message"),
+    [
+        ({}, {"peer": "c", "store": "there"}, "peer must be one of a, b, got 'c'"),
+        ({}, {"peer": "a"}, "store must be given with peer 'a', got none"),
+        ({}, {"store": "there"}, "peer must be given with a store, got none. Choose one of a, b"),
+        ({}, {"peer": "a", "store": "memory://x"}, "store must be seen by the jobs of all peers"),
+        ({}, {"peer": "a", "store": "sftp://user:pw@host/x"}, "store must hold no password in its URL"),
+        ({"method": "alone"}, {"peer": "a", "store": "there"}, "store must be left out under method 'alone'"),
+        ({"method": "all_reduce"}, {"peer": "b"}, "peer must be one of a, got 'b'"),
+    ],
+)
+def test_a_peer_and_a_store_that_do_not_go_together_are_noticed_before_anything_starts(
+    tiny: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, str],
+    options: dict[str, str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RecipeError) as caught:
+        check([replace(tiny, **changes)], options=LaunchOptions(**options))  # type: ignore[arg-type]
+    assert message in str(caught.value)
+    assert "user:pw" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_that_cannot_be_used_is_noticed_before_anything_starts(tiny: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError):
+        check([tiny], options=LaunchOptions(peer="a", store=str(tmp_path / "file")))
+    with pytest.raises(ValueError, match="store must be a path, a Store, or a URL of"):
+        check([tiny], options=LaunchOptions(peer="a", store="ftp://host/path"))
+    with pytest.raises(RecipeError, match="store must be of one run, got 2 runs for it"):
+        check([tiny, replace(tiny, seed=4)], options=LaunchOptions(peer="a", store=str(tmp_path / "store")))
+
+
+def test_peers_of_two_ranks_train_as_those_of_one_and_go_on_one_at_a_time_bit_for_bit(
+    tiny: Recipe,
+    finished: tuple[RunFolder, object],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # As many threads for each rank in a launch of one peer as in one of both.
+    monkeypatch.setattr(processes.provenance, "cores", lambda: 2)
+    recipe = replace(tiny, checkpoint_every=16, ranks_per_peer=2)
+    of_one, out = finished[0], make(tmp_path / "out", recipe)
+    # In lockstep, two ranks with half a batch each are one rank with the whole of it, up to rounding.
+    pairs = zip(launch(out, [recipe]), of_one.results()[:2], strict=True)
+    for two, one in pairs:
+        assert (two.peer, two.seed) == (one.peer, one.seed)
+        assert two.samples == one.samples == two.teacher_samples == 40 * 8
+        assert two.teacher_share == 1.0
+        assert two.validation_nll == pytest.approx(one.validation_nll, abs=1e-4)
+        assert two.distance == pytest.approx(one.distance, abs=1e-4)
+        # Of two ranks each sends as much as it has: 26,122 numbers of 4 bytes a step.
+        assert (one.bytes_all_reduced, two.bytes_all_reduced) == (0, 40 * 26122 * 4)
+        # A snapshot is read once for both.
+        assert 9 * 26122 * 4 < two.bytes_fetched < 2 * 9 * 26122 * 4
+        of_two_rows, of_one_rows = (
+            results.load_evaluations(run.peer_path("codistillation", 3, two.peer) / "metrics.jsonl")
+            for run in (out, of_one)
+        )
+        # Means over both ranks, so those of the whole batch.
+        for row, expected in zip(of_two_rows, of_one_rows, strict=True):
+            assert row.train_loss == pytest.approx(expected.train_loss, abs=1e-4)
+            assert row.distillation_loss == pytest.approx(expected.distillation_loss, abs=1e-4)
+    names = ("test_scores.npy", "metrics.jsonl")
+    paths = [out.peer_path("codistillation", 3, peer) for peer in "ab"]
+    written = [(path / name).read_bytes() for path in paths for name in names]
+    # As if both had been killed in the last update, and were started again one by one.
+    for path in paths:
+        (path / "result.json").unlink()
+        (path / "test_scores.npy").unlink()
+
+    store = str(out.exchange_path("codistillation", 3))
+
+    def resume(peer: str) -> list[PeerResult]:
+        return launch(out, [recipe], options=LaunchOptions(peer=peer, store=store))
+
+    assert {peer: [one.peer for one in left] for peer, left in run_peers(resume, "ab").items()} == {
+        "a": ["a"],
+        "b": ["b"],
+    }
+    assert [(path / name).read_bytes() for path in paths for name in names] == written
 
 
 def test_recipes_of_different_shapes_are_refused(tiny: Recipe, tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from codistill.errors import CodistillError
-from codistill.lab import folder
+from codistill.errors import CodistillError, JobError
+from codistill.lab import folder, processes, visible_devices
 from codistill.lab.job import Job, save_job
 from codistill.lab.processes import run_jobs
 from codistill.lab.recipe import Recipe
@@ -63,6 +63,64 @@ def test_a_job_that_dies_without_a_traceback_shows_the_end_of_its_log(tiny: Reci
     job.path.write_text("{")
     with pytest.raises(CodistillError, match=r"a\.job\.json must hold JSON"):
         run_jobs([job], ranks=1, on_poll=lambda: None)
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Replace the jobs by commands: peer to program of Python."""
+    programs: dict[str, str] = {}
+    monkeypatch.setattr(
+        processes, "_command", lambda job, ranks: [sys.executable, "-c", programs.get(job.peer, "")]
+    )
+    return programs
+
+
+def test_what_a_user_can_mend_is_said_without_its_traceback(
+    tiny: Recipe, tmp_path: Path, commands: dict[str, str]
+) -> None:
+    job = make_job(tmp_path, tiny, peer="a")
+    said = "peer must be a name that no other live job has, got 'a'."
+    job.error_path(1).write_text(said)
+    job.traceback_path(0).write_text("Traceback of a rank that lost the other\n")
+    commands["a"] = "raise SystemExit(1)"
+    with pytest.raises(JobError) as caught:
+        run_jobs([job], ranks=2, on_poll=lambda: None)
+    assert str(caught.value) == f"The job of peer 'a' failed: {said} Its log is {job.log_path}."
+
+
+def test_of_several_ranks_the_one_that_failed_first_is_shown(
+    tiny: Recipe, tmp_path: Path, commands: dict[str, str]
+) -> None:
+    job = make_job(tmp_path, tiny, peer="a")
+    for rank, seconds in ((1, 100), (0, 200)):
+        job.traceback_path(rank).write_text(f"Traceback of rank {rank}\n")
+        os.utime(job.traceback_path(rank), (seconds, seconds))
+    commands["a"] = "raise SystemExit(3)"
+    with pytest.raises(JobError, match=r"failed with exit code 3\. .*\nTraceback of rank 1$"):
+        run_jobs([job], ranks=2, on_poll=lambda: None)
+
+
+@pytest.mark.parametrize(
+    ("device", "expected"), [("auto", ["0,1", "2,3"]), ("cuda", ["0,1", "2,3"]), ("cuda:1", ["-", "-"])]
+)
+def test_each_job_sees_its_own_devices_and_has_its_share_of_the_cores(
+    tiny: Recipe,
+    tmp_path: Path,
+    commands: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    expected: list[str],
+) -> None:
+    monkeypatch.setattr(visible_devices, "names", lambda: ("0", "1", "2", "3"))
+    monkeypatch.setattr(processes.provenance, "cores", lambda: 9)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    jobs = [make_job(tmp_path, tiny, peer=peer, device=device) for peer in "ab"]
+    for peer in "ab":
+        commands[peer] = (
+            "import os; e = os.environ; print(e.get('CUDA_VISIBLE_DEVICES', '-'), e['OMP_NUM_THREADS'])"
+        )
+    run_jobs(jobs, ranks=2, on_poll=lambda: None)
+    assert [job.log_path.read_text() for job in jobs] == [f"{devices} 2\n" for devices in expected]
 
 
 def test_an_interrupt_ends_all_jobs(tiny: Recipe, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from codistill.errors import RunExistsError
 from codistill.lab import folder, rank
@@ -36,3 +37,65 @@ def test_a_failure_leaves_its_traceback(tiny: Recipe, tmp_path: Path) -> None:
     text = job.traceback_path(0).read_text()
     assert text.startswith("Traceback")
     assert "has no run.json" in text
+    assert job.error_path(0).read_text() == text.strip().splitlines()[-1].partition(": ")[2]
+
+
+def test_of_a_mistake_of_ours_nothing_is_left_but_the_traceback(
+    tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job(tmp_path, tiny)
+    save_job(job)
+    monkeypatch.setattr(rank, "run", lambda *arguments, **named: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        rank.main([str(job.path)])
+    assert job.traceback_path(0).exists()
+    assert not job.error_path(0).exists()
+
+
+@pytest.mark.parametrize("store", [None, "s3://bucket/run"])
+def test_peers_meet_in_the_results_folder_unless_the_job_names_a_store(
+    tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: str | None
+) -> None:
+    places = []
+
+    class NoTrainer:
+        def __init__(self, recipe: Recipe, *, place: object, **named: object) -> None:
+            places.append(place)
+
+        def train(self, *, read_test: bool) -> None:
+            pass
+
+    made = folder.create(tmp_path, arms=[tiny], seeds=[3, 4], command=[])
+    monkeypatch.setattr(rank, "Trainer", NoTrainer)
+    rank.run(replace(make_job(tmp_path, tiny), store=store), rank=0, ranks=1)
+    there = [made.exchange_path("codistillation", seed) for seed in (3, 4)]
+    assert [place.exchange for place in places] == ([store, store] if store else there)
+
+
+@pytest.mark.parametrize(
+    ("device", "ranks", "devices", "backend"),
+    [
+        ("cpu", 2, 8, "gloo"),
+        ("cuda:1", 2, 2, "cpu:gloo,cuda:nccl"),
+        # Two ranks on one device.
+        ("cuda:0", 2, 1, "gloo"),
+    ],
+)
+def test_ranks_that_have_a_device_each_speak_over_nccl(
+    tiny: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    ranks: int,
+    devices: int,
+    backend: str,
+) -> None:
+    chosen, began = [], []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(rank.dist, "init_process_group", began.append)
+    monkeypatch.setattr(rank.dist, "destroy_process_group", lambda: None)
+    folder.create(tmp_path, arms=[tiny], seeds=[3], command=[])
+    rank.run(replace(make_job(tmp_path, tiny), recipes=(), device=device), rank=1, ranks=ranks)
+    assert began == [backend]
+    assert chosen == ([torch.device(device)] if "nccl" in backend else [])

@@ -25,6 +25,20 @@ def test_peers_may_differ_in_learning_rate_and_width(tiny: Recipe) -> None:
     assert [(apart.learning_rate_of(peer), apart.width_of(peer)) for peer in "ab"] == [(0.1, 128), (0.01, 8)]
 
 
+def test_who_teaches_whom_may_be_said_edge_by_edge(tiny: Recipe) -> None:
+    assert tiny.teacher_pairs() == ()
+    star = replace(tiny, peers=3, topology="directed", edges=("a:b", "a:c"))
+    assert star.teacher_pairs() == (("a", "b"), ("a", "c"))
+    document = json.loads(json.dumps(recipes.to_document(star)))
+    assert recipes.from_document(document, where="here") == star
+
+
+def test_a_recipe_of_before_peers_had_ranks_or_edges_is_still_read(tiny: Recipe) -> None:
+    document = recipes.to_document(tiny)
+    del document["ranks_per_peer"], document["edges"]
+    assert recipes.from_document(document, where="here") == tiny
+
+
 def test_the_label_is_the_arm_or_else_the_method(tiny: Recipe) -> None:
     assert tiny.label == "codistillation"
     assert replace(tiny, method="alone").label == "alone"
@@ -36,13 +50,20 @@ def test_the_label_is_the_arm_or_else_the_method(tiny: Recipe) -> None:
     [
         ({"task": "chess"}, "task must be one of 'cifar10', 'digits', 'digits_clean', got 'chess'"),
         ({"method": "magic"}, "method must be one of 'all_reduce', 'alone', 'codistillation', got 'magic'"),
-        ({"topology": "star"}, "topology must be one of 'all', 'ring', got 'star'"),
+        ({"topology": "star"}, "topology must be one of 'all', 'ring', 'directed', got 'star'"),
+        ({"edges": ("a:b",)}, "edges must be left out unless topology is 'directed', got ('a:b',)"),
+        ({"topology": "directed"}, "edges must name at least one teacher:student"),
+        *(
+            ({"topology": "directed", "edges": (edge,)}, "edges must join two different peers of a, b, such")
+            for edge in ("a:c", "c:a", "a:a", "ab", "a", "", "a:b:a")
+        ),
         ({"regime": "half"}, "regime must be one of 'all_data', 'disjoint', got 'half'"),
         ({"combine": "votes"}, "combine must be one of 'losses', 'probabilities', 'logits', got 'votes'"),
         ({"arm": "../up"}, "arm must be made of letters"),
         ({"peers": 0}, "peers must be from 1 to 26, got 0"),
         ({"peers": 27}, "peers must be from 1 to 26, got 27"),
         ({"ranks": 0}, "ranks must be >= 1, got 0"),
+        ({"ranks_per_peer": 0}, "ranks_per_peer must be >= 1, got 0"),
         ({"updates": 0}, "updates must be >= 1, got 0"),
         ({"interval_steps": 0}, "interval_steps must be >= 1, got 0"),
         ({"evaluate_every": 0}, "evaluate_every must be >= 1, got 0"),

@@ -8,7 +8,7 @@
     <out>/<arm>/seed-<s>/<peer>/test_scores.npy log-probabilities on the test set
     <out>/<arm>/seed-<s>/<peer>/test_targets.npy the right classes of the test set
     <out>/<arm>/seed-<s>/<peer>/checkpoint.pt   for resuming
-    <out>/<arm>/seed-<s>/exchange/              the store of codistilling peers
+    <out>/<arm>/seed-<s>/exchange/              the store of codistilling peers, unless they meet elsewhere
     <out>/<arm>/logs/<peer>.log                 what the job of a peer printed
 """
 

@@ -25,6 +25,8 @@ class Job:
     """"auto", "cpu", "cuda", or another device of torch."""
     read_test: bool
     """Whether the test set is read at the end of each run."""
+    store: str | None = None
+    """Path or URL that the peers meet at; None for a folder in ``out``."""
 
     @property
     def path(self) -> Path:
@@ -40,6 +42,10 @@ class Job:
         """What a rank that failed leaves."""
         return self.logs / f"{self.peer}-{rank}.traceback"
 
+    def error_path(self, rank: int) -> Path:
+        """What a rank says of an error that a user can do something about."""
+        return self.logs / f"{self.peer}-{rank}.error"
+
 
 def save_job(job: Job) -> None:
     """Write a job to its file."""
@@ -53,6 +59,7 @@ def save_job(job: Job) -> None:
             "data_root": str(job.data_root),
             "device": job.device,
             "read_test": job.read_test,
+            "store": job.store,
         },
     )
 
@@ -68,4 +75,5 @@ def load_job(path: Path) -> Job:
         data_root=Path(document["data_root"]),
         device=document["device"],
         read_test=document["read_test"],
+        store=document["store"],
     )

@@ -3,10 +3,11 @@
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from codistill.errors import RecipeError
 from codistill.extras import check_installed
 from codistill.lab import methods, results, tasks
 from codistill.lab.checkpoint import CHECKPOINT
@@ -18,6 +19,8 @@ from codistill.lab.methods.base import Plan
 from codistill.lab.processes import run_jobs
 from codistill.lab.recipe import Recipe
 from codistill.lab.results import PeerResult
+from codistill.stores import open_store
+from codistill.stores.urls import SCHEME, split_url
 
 REPORT_PACKAGES = ("scipy", "matplotlib", "jinja2")
 """What the report needs: better missed before training than after."""
@@ -38,16 +41,22 @@ class LaunchOptions:
     """Whether the test set is read, at the end of each run; a search leaves it alone."""
     keep_exchange: Literal["all", "first", "none"] = "all"
     """Of which runs the store of the peers is kept: all, that of the first seed, or none."""
+    peer: str | None = None
+    """The only peer to train here; None for all of them."""
+    store: str | None = None
+    """Path or URL where that peer meets the others, which are started elsewhere; a run has one of its own."""
 
 
 def check(recipes: Sequence[Recipe], *, options: LaunchOptions | None = None) -> None:
     """Check that recipes can be trained here, before a folder is made for them; decode their data if need be.
 
     Raises:
-        RecipeError: If a recipe cannot be trained.
-        ValueError: If there is no such device.
+        RecipeError: If a recipe cannot be trained, or not by the peer and store that are asked for.
+        ValueError: If there is no such device or kind of store.
+        StoreError: If the store cannot be written.
         DataMissingError: If the data of a task are not there.
-        ExtraMissingError: If a package that reads them, or one that the report needs, is not installed.
+        ExtraMissingError: If a package that reads them or the store, or one that the report needs, is not
+            installed.
     """
     options = options or LaunchOptions()
     for package in REPORT_PACKAGES:
@@ -55,6 +64,9 @@ def check(recipes: Sequence[Recipe], *, options: LaunchOptions | None = None) ->
     check_device(options.device)
     for recipe in recipes:
         methods.method(recipe.method).plan(recipe)
+        _check_peer(recipe, options)
+    if recipes and options.store is not None:
+        _check_store(options.store, runs=len(recipes))
     for task in sorted({recipe.task for recipe in recipes}):
         tasks.task_class(task).prepare(data_root(options.data_root))
 
@@ -68,8 +80,9 @@ def launch(
 ) -> list[PeerResult]:
     """Train recipes in turn, each peer in a job of its own; skip what the folder has already.
 
-    A peer that has a checkpoint goes on from there. If a peer fails, the others are ended; so are all
-    if this function is interrupted.
+    With ``options.peer`` the others are trained by other calls, each with a folder of its own. A peer that
+    has a checkpoint goes on from there. If a peer fails, the others are ended; so are all if this function
+    is interrupted.
 
     Args:
         folder: The results folder.
@@ -78,14 +91,12 @@ def launch(
         on_progress: Called several times a second, for the arm being trained and for those that finish.
 
     Returns:
-        The results of all peers of all recipes, in order.
+        The results of all peers of all recipes, in order; of those that are trained here.
 
     Raises:
-        RecipeError: If a recipe cannot be trained.
-        DataMissingError: If the data of a task are not there.
-        ExtraMissingError: If a package that reads them, or one that the report needs, is not installed.
+        RecipeError, StoreError, DataMissingError, ExtraMissingError: As for `check`.
         ValueError: If the recipes differ in peers or ranks, or there is no such device.
-        JobError: If a job fails; the message ends with its traceback.
+        JobError: If a job fails; the message says what hindered it, or ends with its traceback.
 
     **Blocks**: until all have finished.
 
@@ -93,6 +104,8 @@ def launch(
     """
     options = options or LaunchOptions()
     plan = _common_plan(recipes)
+    if options.peer is not None:
+        plan = replace(plan, peers=(options.peer,))
     runs = _Runs(folder, recipes, plan, options)
     left = runs.unfinished()
     check(left, options=options)
@@ -114,6 +127,50 @@ def _common_plan(recipes: Sequence[Recipe]) -> Plan:
             "Launch them one after another."
         )
     return plans[0]
+
+
+def _check_peer(recipe: Recipe, options: LaunchOptions) -> None:
+    method = methods.method(recipe.method)
+    peers = method.plan(recipe).peers
+    if options.peer is None and options.store is not None:
+        raise RecipeError(
+            f"peer must be given with a store, got none. Choose one of {', '.join(peers)} to train here; "
+            "peers that are all trained here meet in the results folder."
+        )
+    if options.peer is None:
+        return
+    if options.peer not in peers:
+        raise RecipeError(
+            f"peer must be one of {', '.join(peers)}, got {options.peer!r}. "
+            f"Recipe {recipe.name!r} has no other under method {recipe.method!r}."
+        )
+    if method.uses_store and options.store is None:
+        raise RecipeError(
+            f"store must be given with peer {options.peer!r}, got none. "
+            "Name a folder or URL that the jobs of all peers see."
+        )
+    if not method.uses_store and options.store is not None:
+        raise RecipeError(
+            f"store must be left out under method {recipe.method!r}, whose models never meet, got one."
+        )
+
+
+def _check_store(store: str, *, runs: int) -> None:
+    if runs > 1:
+        raise RecipeError(f"store must be of one run, got {runs} runs for it. Launch them one after another.")
+    match = SCHEME.match(store)
+    if match is not None and match[1].lower() == "memory":
+        raise RecipeError(
+            "store must be seen by the jobs of all peers, got memory://, which ends with a process. "
+            "Name a folder they share, or an object store."
+        )
+    # What a job is told, and the command line, stay in the results folder.
+    if match is not None and match[1].lower() != "file" and ":" in (split_url(store).credentials or ""):
+        raise RecipeError(
+            "store must hold no password in its URL, got one, which would be written into the results. "
+            "Use a key or the environment."
+        )
+    open_store(store).close()
 
 
 class _Runs:
@@ -193,9 +250,11 @@ def _write_jobs(folder: RunFolder, recipes: list[Recipe], plan: Plan, options: L
             data_root=data_root(options.data_root).resolve(),
             device=options.device,
             read_test=options.read_test,
+            store=options.store,
         )
         for rank in range(plan.ranks):
             job.traceback_path(rank).unlink(missing_ok=True)
+            job.error_path(rank).unlink(missing_ok=True)
         save_job(job)
         if left:
             jobs.append(job)

@@ -11,8 +11,10 @@ import threading
 import traceback
 from pathlib import Path
 
+import torch
 import torch.distributed as dist
 
+from codistill.errors import CodistillError
 from codistill.lab import tasks
 from codistill.lab.device import resolve_device
 from codistill.lab.folder import RunFolder
@@ -32,8 +34,10 @@ def main(arguments: list[str]) -> None:
     rank, ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     try:
         run(job, rank=rank, ranks=ranks)
-    except Exception:
+    except Exception as error:
         job.traceback_path(rank).write_text(traceback.format_exc(), encoding="utf-8")
+        if isinstance(error, CodistillError):
+            job.error_path(rank).write_text(str(error), encoding="utf-8")
         raise
 
 
@@ -46,7 +50,7 @@ def run(job: Job, *, rank: int, ranks: int) -> None:
     device = resolve_device(job.device, rank=rank)
     folder = RunFolder(job.out)
     if ranks > 1:
-        dist.init_process_group("gloo")
+        dist.init_process_group(_backend(device, ranks=ranks))
     try:
         loaded: dict[str, Task] = {}
         for recipe in job.recipes:
@@ -56,7 +60,9 @@ def run(job: Job, *, rank: int, ranks: int) -> None:
                 recipe,
                 task=loaded[recipe.task],
                 place=Place(
-                    peer=job.peer, rank=rank, exchange=folder.exchange_path(recipe.label, recipe.seed)
+                    peer=job.peer,
+                    rank=rank,
+                    exchange=job.store or folder.exchange_path(recipe.label, recipe.seed),
                 ),
                 folder=folder.peer_path(recipe.label, recipe.seed, job.peer),
                 device=device,
@@ -65,6 +71,14 @@ def run(job: Job, *, rank: int, ranks: int) -> None:
     finally:
         if ranks > 1:
             dist.destroy_process_group()
+
+
+def _backend(device: torch.device, *, ranks: int) -> str:
+    """Return what the ranks of a peer speak over; NCCL refuses two that share a device."""
+    if device.type != "cuda" or torch.cuda.device_count() < ranks:
+        return "gloo"
+    torch.cuda.set_device(device)
+    return "cpu:gloo,cuda:nccl"
 
 
 def _exit_at_end_of_stdin() -> None:

@@ -46,8 +46,10 @@ class Recipe:
     """Name of the results in tables and folders; the method's if empty."""
     peers: int = 2
     """Models trained side by side; under all_reduce there is always one."""
+    ranks_per_peer: int | None = None
+    """Processes that share each model; one if not given, but ``ranks`` under all_reduce."""
     ranks: int = 2
-    """Processes that share the one model of all_reduce; the other methods use one a model."""
+    """Processes that share the one model of all_reduce if ``ranks_per_peer`` is not given."""
     updates: int = 1500
     """Optimizer steps of every model."""
     batch_size: int = 64
@@ -72,8 +74,10 @@ class Recipe:
     """Number of parts under "disjoint"; as many as models if not given. Model i trains on part i."""
     interval_steps: int = 10
     """Updates between two publishes of a codistilling peer."""
-    topology: Literal["all", "ring"] = "all"
-    """Who learns from whom: from all the others, or from the one before in order of names."""
+    topology: Literal["all", "ring", "directed"] = "all"
+    """Who learns from whom: from all the others, from the one before in order of names, or by ``edges``."""
+    edges: tuple[str, ...] = ()
+    """Who teaches whom under "directed", as teacher:student, such as a:b; a model may have no teacher."""
     distillation_loss: str = "kl"
     """How disagreement with the others is measured: a name from codistill.losses."""
     distillation_weight: float = 1.0
@@ -104,16 +108,15 @@ class Recipe:
         self._check_listed("task", tasks.names())
         self._check_listed("method", methods.names())
         self._check_listed("regime", ("all_data", "disjoint"))
-        self._check_listed("topology", ("all", "ring"))
+        self._check_listed("topology", ("all", "ring", "directed"))
         self._check_listed("combine", ("losses", "probabilities", "logits"))
         self._check("peers", 1 <= self.peers <= MOST_PEERS, f"be from 1 to {MOST_PEERS}")
         for field in ("ranks", "updates", "batch_size", "interval_steps", "evaluate_every"):
             self._check(field, getattr(self, field) >= 1, "be >= 1")
+        for field in ("ranks_per_peer", "checkpoint_every"):
+            self._check(field, getattr(self, field) is None or getattr(self, field) >= 1, "be >= 1")
         for field in ("burn_in_steps", "seed"):
             self._check(field, getattr(self, field) >= 0, "be >= 0")
-        self._check(
-            "checkpoint_every", self.checkpoint_every is None or self.checkpoint_every >= 1, "be >= 1"
-        )
         for field in ("learning_rate", "learning_rate_factor", "temperature"):
             self._check(field, 0 < getattr(self, field) < math.inf, "be > 0 and finite")
         for field in ("weight_decay", "weight_decay_factor", "distillation_weight"):
@@ -130,6 +133,7 @@ class Recipe:
             )
             self._check(field, all(0 < value < math.inf for value in values), "be > 0 and finite")
         self._check_parts()
+        self._check_edges()
 
     @property
     def label(self) -> str:
@@ -144,6 +148,22 @@ class Recipe:
     def width_of(self, peer: str) -> int | None:
         """Return the width of a peer's model; None for the task's own."""
         return self.peer_widths[peer_names(self.peers).index(peer)] if self.peer_widths else None
+
+    def teacher_pairs(self) -> tuple[tuple[str, str], ...]:
+        """Return ``edges`` as pairs of teacher and student."""
+        return tuple(
+            (teacher, student) for teacher, _, student in (edge.partition(":") for edge in self.edges)
+        )
+
+    def _check_edges(self) -> None:
+        if self.topology != "directed":
+            self._check("edges", not self.edges, "be left out unless topology is 'directed'")
+            return
+        self._check("edges", self.edges, "name at least one teacher:student under topology 'directed'")
+        names = peer_names(self.peers)
+        for teacher, student in self.teacher_pairs():
+            is_pair = teacher in names and student in names and teacher != student
+            self._check("edges", is_pair, f"join two different peers of {', '.join(names)}, such as a:b")
 
     def _check_parts(self) -> None:
         if self.parts is None:

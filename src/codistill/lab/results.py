@@ -40,7 +40,7 @@ class Evaluation:
     weight_decay: float
     """Weight decay of the update just made."""
     teacher_share: float | None
-    """Share of the updates so far that had a teacher; None for methods without teachers."""
+    """Share of the updates so far that had a teacher; None for a model that is to have none."""
     quarantined: tuple[str, ...] = ()
     """Teachers that are in quarantine after this update."""
 
@@ -82,7 +82,7 @@ class PeerResult:
     bytes_all_reduced: int
     """Bytes each rank sends to average gradients, as a ring all-reduce sends them."""
     teacher_share: float | None
-    """Share of the updates that had a teacher; None for methods without teachers."""
+    """Share of the updates that had a teacher; None for a model that is to have none."""
     teacher_samples: int
     """Samples that went through teachers, once for each teacher."""
     # What follows is absent in results that were written before it was recorded.

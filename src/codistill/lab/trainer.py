@@ -138,6 +138,7 @@ class Trainer:
 
     def _evaluate(self) -> None:
         train_loss = self._method.mean_over_ranks(self._losses.mean_task_loss())
+        distillation_loss = self._mean_distillation_loss()
         if self._place.rank == 0:
             scores = self._validation = self._scores(self._task.validation)
             step, costs = self._step - 1, self._method.costs()
@@ -145,7 +146,7 @@ class Trainer:
                 step=self._step,
                 samples=self._samples_after(self._step),
                 train_loss=float(train_loss),
-                distillation_loss=self._losses.mean_distillation_loss(),
+                distillation_loss=distillation_loss,
                 validation_accuracy=scores.accuracy,
                 validation_nll=scores.nll,
                 distance=self._distance(),
@@ -156,6 +157,12 @@ class Trainer:
             )
             results.append_evaluation(self._folder / results.METRICS, row)
         self._losses = RunningLosses(self._device)
+
+    def _mean_distillation_loss(self) -> float | None:
+        own = self._losses.mean_distillation_loss()
+        known = torch.tensor([own or 0.0, float(own is not None)], device=self._device)
+        total, share = self._method.mean_over_ranks(known).tolist()
+        return total / share if share else None
 
     def _scores(self, split: Split) -> Scores:
         return score(self._model, split, task=self._task, device=self._device)
@@ -190,12 +197,16 @@ class Trainer:
 
     def _save_checkpoint(self) -> None:
         random_state = checkpoint.gather_random_state(self._generator, ranks=self._plan.ranks)
+        losses = {
+            name: self._method.gather_over_ranks(value) if isinstance(value, Tensor) else value
+            for name, value in self._losses.state_dict().items()
+        }
         if self._place.rank != 0:
             return
         state: dict[str, Any] = {
             "step": self._step,
             "seconds": self._seconds,
-            "losses": self._losses.state_dict(),
+            "losses": losses,
             "model": self._model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "method": self._method.state_dict(),
@@ -210,7 +221,13 @@ class Trainer:
             return
         state = checkpoint.load(path)
         self._step, self._seconds = state["step"], state["seconds"]
-        self._losses.load_state_dict(state["losses"])
+        self._losses.load_state_dict(
+            {
+                # Checkpoints that were written before each rank's was kept have that of rank 0.
+                name: value.expand(self._plan.ranks)[self._place.rank] if isinstance(value, Tensor) else value
+                for name, value in state["losses"].items()
+            }
+        )
         self._model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._method.load_state_dict(state["method"])

@@ -18,6 +18,7 @@ def test_all_reduce_trains_one_model_however_many_peers_a_recipe_has(tiny: Recip
     assert plan.peers == ("a",)
     assert plan.ranks == 2
     assert plan.batch_size == 8
+    assert AllReduce.plan(replace(tiny, method="all_reduce", ranks=2, ranks_per_peer=4)).ranks == 4
 
 
 @pytest.mark.spawn

@@ -8,7 +8,7 @@ from codistill.errors import RecipeError
 from codistill.lab.methods.base import Place
 from codistill.lab.methods.codistillation import Codistillation
 from codistill.lab.recipe import Recipe
-from codistill.lab.results import PeerResult
+from codistill.lab.results import PeerResult, load_evaluations
 from codistill.lab.tasks.digits import Digits
 from codistill.lab.trainer import Trainer
 from codistill.testing.peers import run_peers
@@ -46,6 +46,34 @@ def test_a_loss_that_does_not_exist_is_noticed_before_anything_starts(tiny: Reci
 def test_a_loss_that_does_not_go_with_combine_is_noticed_before_anything_starts(tiny: Recipe) -> None:
     with pytest.raises(RecipeError, match=r"combine must be 'losses' or 'logits' .*recipe 'tiny'"):
         Codistillation.plan(replace(tiny, distillation_loss="logit_mse", combine="probabilities"))
+
+
+@pytest.mark.parametrize(
+    ("edges", "taught"), [(("a:b",), {"a": None, "b": 1.0}), (("a:b", "b:a"), {"a": 1.0, "b": 1.0})]
+)
+def test_a_big_peer_teaches_a_small_one_while_both_train(
+    tiny: Recipe, tmp_path: Path, edges: tuple[str, ...], taught: dict[str, float | None]
+) -> None:
+    recipe = replace(tiny, peer_widths=(128, 16), topology="directed", edges=edges)
+    results = train(recipe, tmp_path)
+    assert {peer: one.teacher_share for peer, one in results.items()} == taught
+    assert {peer: one.teacher_samples for peer, one in results.items()} == {
+        peer: 0 if share is None else 40 * 8 for peer, share in taught.items()
+    }
+    for peer, share in taught.items():
+        rows = load_evaluations(tmp_path / peer / "metrics.jsonl")
+        assert rows[-1].train_loss < rows[0].train_loss
+        assert all((row.distillation_loss is None) == (share is None) for row in rows)
+        # A snapshot at the start and one every 5 of the 40 updates; a teacher only looks at what there is.
+        assert results[peer].bytes_published > 9 * 4 * results[peer].parameters
+    assert results["b"].bytes_fetched > 9 * 4 * results["a"].parameters
+
+
+def test_a_peer_may_have_several_ranks(tiny: Recipe) -> None:
+    plan = Codistillation.plan(replace(tiny, ranks_per_peer=4))
+    assert (plan.peers, plan.ranks, plan.batch_size) == (("a", "b"), 4, 2)
+    # That a recipe has ranks for all_reduce changes nothing.
+    assert Codistillation.plan(replace(tiny, ranks=4)).ranks == 1
 
 
 # A thread that gets ahead is warned that the other is too young to learn from.

@@ -68,6 +68,15 @@ def test_a_batch_that_cannot_be_shared_is_refused(recipe: Recipe) -> None:
         methods.method(recipe.method).plan(three)
 
 
+def test_ranks_that_a_method_cannot_use_are_refused(tiny: Recipe) -> None:
+    with pytest.raises(RecipeError, match="ranks_per_peer must be 1 under method 'alone', got 2"):
+        methods.method("alone").plan(replace(tiny, method="alone", ranks_per_peer=2))
+
+
+def test_only_methods_with_teachers_meet_in_a_store(recipe: Recipe) -> None:
+    assert methods.method(recipe.method).uses_store == (recipe.method in HAS_TEACHERS)
+
+
 def test_data_may_have_more_parts_than_peers_but_not_fewer(recipe: Recipe) -> None:
     method = methods.method(recipe.method)
     assert method.plan(replace(recipe, regime="disjoint", parts=3)).parts == ("a", "b", "c")

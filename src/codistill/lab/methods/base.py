@@ -4,9 +4,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from codistill.errors import RecipeError
 from codistill.lab import recipe as recipes
@@ -38,8 +41,8 @@ class Place:
     """Name of the peer that the job trains."""
     rank: int = 0
     """Rank of the process within the job."""
-    exchange: Path
-    """Folder that the peers of the run share."""
+    exchange: str | Path
+    """Store that the peers of the run share: a folder, or the URL of one elsewhere."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +58,7 @@ class Costs:
     bytes_all_reduced: int = 0
     """Bytes this rank sent to average gradients."""
     teacher_share: float | None = None
-    """Share of the updates that had a teacher; None for methods without teachers."""
+    """Share of the updates that had a teacher; None for a model that is to have none."""
     teacher_samples: int = 0
     """Samples that went through teachers, once for each teacher."""
     publishes_skipped: int = 0
@@ -76,13 +79,23 @@ class Method(ABC):
     The trainer builds the model, calls `wrap` once, then for every update `loss` and `step` in turn, and
     `close` at the end. A method is built anew for every run.
 
+    Several ranks of a model average their gradients with `DistributedDataParallel`, and need the default
+    process group, which the program of the rank makes.
+
     **Ranks**: every rank of a job has one and calls it alike.
+
+    Attributes:
+        uses_store: Whether the peers of a run meet in a store.
     """
+
+    uses_store: ClassVar[bool] = False
 
     def __init__(self, recipe: Recipe, place: Place) -> None:
         self._recipe = recipe
         self._place = place
         self._plan = self.plan(recipe)
+        self._bytes_a_step = 0
+        self._steps = 0
 
     @classmethod
     def plan(cls, recipe: Recipe) -> Plan:
@@ -92,6 +105,11 @@ class Method(ABC):
             RecipeError: If the method cannot train it.
         """
         models, ranks = cls._jobs(recipe)
+        if recipe.ranks_per_peer not in (None, ranks):
+            raise RecipeError(
+                f"ranks_per_peer must be {ranks} under method {recipe.method!r}, got "
+                f"{recipe.ranks_per_peer}. Leave it out of recipe {recipe.name!r}."
+            )
         shares = models * ranks
         if recipe.batch_size % shares:
             raise RecipeError(
@@ -117,13 +135,19 @@ class Method(ABC):
         """Return how many models the recipe trains, and how many ranks each model has."""
 
     def wrap(self, model: nn.Module, build: Build | None = None) -> nn.Module:  # noqa: ARG002 - for subclasses
-        """Return the module to call in the training loop; the model itself unless a method wraps it.
+        """Return the module to call in the training loop; the model itself if it has one rank.
 
         Args:
             model: The model of this peer.
             build: Makes the model of another peer; None if all are like ``model``.
         """
-        return model
+        ranks = self._plan.ranks
+        if ranks == 1:
+            return model
+        gradient_bytes = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+        # A ring all-reduce sends every byte twice, less the share that each rank keeps; gloo's is one.
+        self._bytes_a_step = 2 * (ranks - 1) * gradient_bytes // ranks
+        return DistributedDataParallel(model)
 
     def loss(self, logits: Tensor, inputs: Tensor) -> Tensor | None:  # noqa: ARG002 - for subclasses
         """Return what is added to the task loss, or None for nothing.
@@ -144,22 +168,43 @@ class Method(ABC):
         Returns:
             The unweighted distillation loss of the step, detached; None if there was none.
         """
+        self._steps += 1
         return None
 
-    def mean_over_ranks(self, value: Tensor) -> Tensor:
-        """Return the mean of a number over the ranks of the peer."""
-        return value
+    def mean_over_ranks(self, values: Tensor) -> Tensor:
+        """Return the mean of one or more numbers over the ranks of the peer.
+
+        **Ranks**: all.
+        """
+        if self._plan.ranks == 1:
+            return values
+        total = values.clone()
+        dist.all_reduce(total)
+        return total / self._plan.ranks
+
+    def gather_over_ranks(self, value: Tensor) -> Tensor:
+        """Return a number of every rank of the peer, [ranks].
+
+        **Ranks**: all.
+        """
+        if self._plan.ranks == 1:
+            return value[None]
+        gathered = [torch.empty_like(value) for _ in range(self._plan.ranks)]
+        dist.all_gather(gathered, value)
+        return torch.stack(gathered)
 
     def costs(self) -> Costs:
         """Return what the method has cost so far."""
-        return Costs()
+        return Costs(bytes_all_reduced=self._steps * self._bytes_a_step)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs; numbers, strings, lists, dicts and tensors only."""
-        return {}
+        return {"steps": self._steps}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027 - nothing to load is a fine answer
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over the state of an earlier life, after `wrap` and before the first `loss`."""
+        # Checkpoints of one rank that were written before steps were counted lack them.
+        self._steps = int(state.get("steps", 0))
 
     def close(self) -> None:  # noqa: B027 - nothing to close is a fine answer
         """End the run."""
