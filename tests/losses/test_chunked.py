@@ -159,6 +159,18 @@ def test_a_backward_may_be_repeated(monkeypatch, name):
     torch.testing.assert_close(second, 3 * first)
 
 
+@pytest.mark.parametrize("changed", ["student", "dense", "sparse", "mask"])
+def test_logits_that_somebody_writes_to_before_the_backward_are_an_error(monkeypatch, changed):
+    monkeypatch.setattr(chunked, "_PART", 8)
+    student, teacher, mask = logits(6, 5).requires_grad_(), logits(6, 5, seed=1), torch.ones(6).bool()
+    sparse = sample_top_k(teacher, k=3, sampled=1)
+    own = student.clone()
+    term = distillation_term(Divergence("kl"), own, [DenseTarget(teacher), sparse], mask=mask)
+    {"student": own.detach(), "dense": teacher, "sparse": sparse.weights, "mask": mask}[changed].zero_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        term.backward()
+
+
 @pytest.mark.parametrize("name", ["kl", "soft_cross_entropy", "jensen_shannon", "logit_mse"])
 def test_first_and_second_derivatives_are_right(monkeypatch, name):
     monkeypatch.setattr(chunked, "_PART", 8)

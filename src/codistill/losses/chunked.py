@@ -49,24 +49,26 @@ class _SumInParts(torch.autograd.Function):
     @staticmethod
     @override
     def forward(student_logits: Tensor, comparison: Comparison) -> Tensor:
-        values = linear_values if comparison.divergence.takes_sparse else Comparison.values
-        sums = [
-            values(comparison.at(part), student_logits[part]).sum()
-            for part in _parts(comparison, student_logits)
-        ]
-        return torch.stack(sums).sum()
+        values_of = linear_values if comparison.divergence.takes_sparse else Comparison.values
+        # In float64, as thousands of sums are added up one by one; in place, as small tensors left among
+        # large buffers that are freed would keep the heap from shrinking.
+        total = student_logits.new_zeros((), dtype=torch.float64)
+        for part in _parts(comparison, student_logits):
+            total += values_of(comparison.at(part), student_logits[part]).sum()
+        return total.to(comparison.precision(student_logits))
 
     @staticmethod
     @override
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         student_logits, ctx.comparison = inputs
-        ctx.save_for_backward(student_logits)
+        # Those of the comparison are saved too, so that autograd notices if somebody writes to them.
+        ctx.save_for_backward(student_logits, *ctx.comparison.constants())
 
     @staticmethod
     @override
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         (scale,) = gradients
-        (student_logits,) = ctx.saved_tensors
+        student_logits, *_ = ctx.saved_tensors
         if torch.is_grad_enabled():  # for second derivatives: of what autograd can see
             total = ctx.comparison.values(student_logits).sum()
             (gradient,) = torch.autograd.grad(total, student_logits, scale, create_graph=True)

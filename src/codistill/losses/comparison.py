@@ -33,6 +33,16 @@ class Comparison:
     mask: Tensor | None = None
     """Which positions count; None for all."""
 
+    def precision(self, student_logits: Tensor) -> torch.dtype:
+        """Return what the values are computed in: float64 if anybody's logits are, else float32."""
+        return precision(student_logits, *self._dense())
+
+    def constants(self) -> list[Tensor]:
+        """Return all tensors that a later backward relies on."""
+        sparse = [teacher for teacher in self.teachers if isinstance(teacher, SparseTarget)]
+        parts = [tensor for teacher in sparse for tensor in (teacher.classes, teacher.weights)]
+        return [*self._dense(), *parts, *(() if self.mask is None else (self.mask,))]
+
     def at(self, part: tuple[slice, ...]) -> "Comparison":
         """Return the comparison for some of the positions.
 
@@ -107,16 +117,19 @@ class Comparison:
         is_one = self.divergence.acts_on == "one_logit"
         return ~self.mask if is_one else ~self.mask.unsqueeze(self.divergence.class_dim)
 
-    def _weights(self, shares: Sequence[Tensor]) -> list[Tensor]:
-        total = functools.reduce(torch.add, shares)
-        # Any weights will do where all shares are 0, as long as what is multiplied by 0 is finite.
-        return [torch.where(total > 0, share / total, 1 / len(shares)) for share in shares]
-
     def _of_positions(self, part: tuple[slice, ...]) -> tuple[slice, ...]:
         if self.divergence.acts_on == "one_logit":
             return part
         class_dim = self.divergence.class_dim % len(part)
         return part[:class_dim] + part[class_dim + 1 :]
+
+    def _dense(self) -> list[Tensor]:
+        return [teacher for teacher in self.teachers if isinstance(teacher, Tensor)]
+
+    def _weights(self, shares: Sequence[Tensor]) -> list[Tensor]:
+        total = functools.reduce(torch.add, shares)
+        # Any weights will do where all shares are 0, as long as what is multiplied by 0 is finite.
+        return [torch.where(total > 0, share / total, 1 / len(shares)) for share in shares]
 
 
 def _silenced(teacher: Teacher, student_logits: Tensor, share: Tensor) -> Teacher:

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from codistill.losses.comparison import Comparison, Teacher
 from codistill.losses.divergences import Divergence, kl_divergence
-from codistill.losses.logits import precision
 from codistill.losses.sparse import SparseTarget, sparse_values
 
 
@@ -26,7 +25,7 @@ def linear_values(comparison: Comparison, student_logits: Tensor) -> Tensor:
         student_logits: Of any floating-point dtype; no gradient reaches them.
     """
     divergence, class_dim = comparison.divergence, comparison.divergence.class_dim
-    dtype = _precision(comparison, student_logits)
+    dtype = comparison.precision(student_logits)
     student = _below_peak(divergence, student_logits, dtype)
     log_normaliser = _or_one(student.exp().sum(class_dim)).log()
     values = torch.zeros_like(log_normaliser)
@@ -57,7 +56,7 @@ def linear_gradient(comparison: Comparison, student_logits: Tensor, scale: Tenso
         The shape of the logits, in the precision of the computation.
     """
     divergence, class_dim = comparison.divergence, comparison.divergence.class_dim
-    dtype = _precision(comparison, student_logits)
+    dtype = comparison.precision(student_logits)
     q = _below_peak(divergence, student_logits, dtype).exp_()
     student_normaliser = q.sum(class_dim, keepdim=True)
     # A student without any class cannot be told anything.
@@ -125,8 +124,3 @@ def _below_peak(divergence: Divergence, logits: Tensor, dtype: torch.dtype) -> T
 def _or_one(normaliser: Tensor) -> Tensor:
     """Return a normaliser to divide by: 1 for a position without any class."""
     return normaliser.masked_fill(normaliser == 0, 1.0)
-
-
-def _precision(comparison: Comparison, student_logits: Tensor) -> torch.dtype:
-    dense = [teacher for teacher in comparison.teachers if isinstance(teacher, Tensor)]
-    return precision(student_logits, *dense)

@@ -43,10 +43,12 @@ class SparseTarget:
 
     def __post_init__(self) -> None:
         if not isinstance(self.classes, Tensor) or self.classes.dtype != torch.int64:
-            raise TypeError(f"classes must be an int64 tensor, got {_dtype(self.classes)}.")
+            raise TypeError(
+                f"classes must be an int64 tensor, got {_dtype(self.classes)}. Use classes.long()."
+            )
         for name, tensor in (("weights", self.weights), ("entropy", self.entropy)):
             if not isinstance(tensor, Tensor) or tensor.dtype != torch.float32:
-                raise TypeError(f"{name} must be a float32 tensor, got {_dtype(tensor)}.")
+                raise TypeError(f"{name} must be a float32 tensor, got {_dtype(tensor)}. Use .float().")
         if self.classes.dim() < 2 or self.weights.shape != self.classes.shape:
             raise ValueError(
                 f"weights must be one for each class, [positions..., k], got {list(self.weights.shape)} for "
@@ -59,7 +61,7 @@ class SparseTarget:
             )
         check_temperature(self.temperature)
         if not isinstance(self.class_count, int) or isinstance(self.class_count, bool):
-            raise TypeError(f"class_count must be an int, got {self.class_count!r}.")
+            raise TypeError(f"class_count must be an int, got {self.class_count!r}. It is logits.shape[-1].")
         if self.class_count < 2:
             raise ValueError(
                 f"class_count must be >= 2, got {self.class_count}. A single class says nothing."
@@ -120,7 +122,7 @@ def sample_top_k(
     Args:
         logits: Unnormalised scores, [batch, ..., classes], classes >= 2.
         k: Classes a position, >= 1; all of them, and nothing drawn, if there are no more.
-        sampled: How many of the k are drawn, 1 to k.
+        sampled: How many of the k are drawn, 1 to k; may be 0 where k takes all classes.
         temperature: Softmax divisor, > 0: that of the divergence.
         class_dim: The dimension of the classes.
         generator: Where the draws come from, on the device of the logits; None for the device's own.
