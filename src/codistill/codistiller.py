@@ -150,7 +150,8 @@ class Codistiller:
         **Ranks**: all ranks of the peer, each with its part of the batch. Where peers swap predictions, all
         peers, and each call after burn-in is a swap, also where the weight is 0.
         **Blocks**: the first call waits for what the exchange waits for at the start; a swap for all peers.
-        **On failure**: nothing has changed; the call may be repeated.
+        **On failure**: nothing has changed; the call may be repeated, but for a swap, which all peers would
+        have to repeat.
 
         Args:
             logits: The student's, [batch, ..., classes], or one logit a position.

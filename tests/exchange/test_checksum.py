@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from codistill.exchange import checksum as checksum_module
 from codistill.exchange.checksum import checksum
 
 DTYPES = [
@@ -39,6 +40,26 @@ def test_values_that_change_places_inside_a_sample_are_noticed():
     one, other = torch.zeros(3, 5), torch.zeros(3, 5)
     one[:, 0] = other[:, 1] = 1.0
     assert checksum(one) != checksum(other)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.int64, torch.bool])
+def test_another_order_of_samples_with_the_same_values_is_noticed(dtype):
+    generator = torch.Generator().manual_seed(0)
+    one_hot = torch.eye(8).to(dtype)
+    orders = [torch.randperm(8, generator=generator) for _ in range(500)]
+    different = {tuple(order.tolist()) for order in orders}
+    assert len({checksum(one_hot[order]) for order in orders}) == len(different)
+
+
+def test_all_pieces_of_a_large_batch_are_looked_at(monkeypatch):
+    monkeypatch.setattr(checksum_module, "_PIECE", 5)
+    batch = rows()
+    numbers = {checksum(batch), checksum(batch.flip(0)), checksum(batch.flip(2))}
+    for place in range(batch.numel()):
+        changed = batch.clone()
+        changed.view(-1)[place] += 1
+        numbers.add(checksum(changed))
+    assert len(numbers) == 3 + batch.numel()
 
 
 def test_how_a_tensor_lies_in_memory_makes_no_difference():

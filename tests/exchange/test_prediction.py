@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from codistill import Codistiller, PredictionExchange, TopK
 from codistill.errors import CodistillWarning, ExchangeTimeout, PeerMismatchError
@@ -116,6 +117,22 @@ def test_what_is_no_codec_or_group_is_named():
         PredictionExchange(connect_peers(2)[0], codec="int8")
     with pytest.raises(TypeError, match=r"group must be .*got str"):
         PredictionExchange("world")
+
+
+def test_a_model_that_is_spread_over_more_ranks_than_the_peer_has_is_refused():
+    def join(number):
+        ranks = groups[number // 2 + 1][number % 2]
+        model = DistributedDataParallel(model_of(0), process_group=ranks)
+        with pytest.raises(ValueError, match="group must hold all ranks of this peer, got 1 of the 2 that"):
+            Codistiller(model, PredictionExchange(groups[0][number]))
+        # As if it had been wrapped with the group of all peers' ranks.
+        model = DistributedDataParallel(model_of(0), process_group=groups[0][number])
+        with pytest.raises(ValueError, match="got 1 of the 4 that"):
+            Codistiller(model, PredictionExchange(groups[0][number]))
+
+    groups = [connect_peers(4), connect_peers(2), connect_peers(2)]
+    run_peers(lambda name: join(int(name)), "0123")
+    groups.clear()
 
 
 def test_it_cannot_be_copied_or_pickled():
@@ -327,6 +344,14 @@ def test_a_codec_that_cannot_send_such_logits_is_refused_during_burn_in():
         peer.loss()
 
 
+def test_logits_that_ranks_divide_among_them_are_refused_before_the_others_are_met(monkeypatch):
+    group = connect_peers(2)[0]
+    monkeypatch.setattr(prediction, "tensor_spread", lambda _: 2)
+    with pytest.raises(TypeError, match="must be an ordinary tensor, got a DTensor over 2 ranks"):
+        Peer(group, burn_in_steps=5).loss()
+    monkeypatch.undo()
+
+
 def test_calls_out_of_order_are_refused():
     exchange = PredictionExchange(connect_peers(2)[0])
     with pytest.raises(RuntimeError, match="exchange must be given to a Codistiller first"):
@@ -449,16 +474,18 @@ def test_twins_are_told_once_that_they_teach_one_another_nothing(monkeypatch):
     monkeypatch.undo()
 
 
-def test_models_that_only_begin_alike_are_no_twins():
+@pytest.mark.parametrize("batches_of_step", [1, 3])
+def test_models_that_only_begin_alike_are_no_twins(batches_of_step):
     def train(peer):
         nn.init.zeros_(peer.model.weight)
         nn.init.constant_(peer.model.bias, 0.0)
         inputs = inputs_of(0)
         for _ in range(3):
-            logits = peer.model(inputs)
-            task_loss = F.cross_entropy(logits, torch.full((BATCH,), peer.number))
             peer.optimizer.zero_grad()
-            (task_loss + peer.codistiller.loss(logits, inputs)).backward()
+            for _ in range(batches_of_step):
+                logits = peer.model(inputs)
+                task_loss = F.cross_entropy(logits, torch.full((BATCH,), peer.number))
+                (task_loss + peer.codistiller.loss(logits, inputs)).backward()
             peer.optimizer.step()
             peer.codistiller.step()
 

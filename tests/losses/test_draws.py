@@ -27,3 +27,14 @@ def test_a_class_too_rare_for_a_sum_in_float32_is_drawn_when_its_turn_comes(rare
         uniforms = torch.full((1, 1, 2), uniform, dtype=torch.float64)
         drawn = draw_classes(logits, uniforms, exact=0, temperature=1.0)
         assert drawn.classes.item() == expected
+
+
+@pytest.mark.parametrize(("classes", "exact"), [(129, 8), (129, 127), (65, 63), (90, 80)])
+def test_what_fills_up_the_last_block_does_not_count_for_the_last_class(classes, exact):
+    # All but the last classes are ruled out, so that the largest are also looked for beyond them.
+    logits = torch.full((2, classes), -math.inf)
+    logits[:, -2:] = torch.tensor([math.log(3.0), 0.0])
+    draws = draw_classes(logits, torch.rand(2, 1, 2, dtype=torch.float64), exact=exact, temperature=1.0)
+    weights = torch.zeros(2, classes).scatter_add_(1, draws.classes, draws.weights)
+    torch.testing.assert_close(weights, logits.softmax(-1))
+    torch.testing.assert_close(draws.entropy, torch.distributions.Categorical(logits=logits).entropy())

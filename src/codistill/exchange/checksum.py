@@ -9,15 +9,18 @@ from torch import Tensor
 
 # What adds up as whole numbers, by bytes an element.
 _WHOLE: Final = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-# An odd constant, so that the multiples of it are all different.
-_STRIDE: Final = 0x9E3779B97F4A7C1
+# Elements at a time, so that their copy as whole numbers of 8 bytes stays small.
+_PIECE: Final = 2**20
+# Odd constants with bits as if by lot, of 64 bits with a sign.
+_STRIDE: Final = 0x1E3779B97F4A7C15
+_MIXERS: Final = (0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64)
 
 
 def checksum(batch: Any) -> int:
     """Return a number of 63 bits that tells two batches apart, their order of samples too.
 
-    Tensors are added up where they lie, without a copy of contiguous ones; then the sums are read, one a
-    tensor. Two different batches have one number with a probability of next to nothing.
+    Tensors are added up where they lie, each element times a factor of its place; then the sums are read,
+    one a tensor. Two different batches have one number with a probability of next to nothing.
 
     **Blocks**: for the device of each tensor.
 
@@ -59,13 +62,22 @@ def _words(value: Any) -> Iterator[str]:
 def _sum(tensor: Tensor) -> Tensor:
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor.resolve_conj())
-    whole = tensor.resolve_neg().contiguous().view(_WHOLE[tensor.dtype.itemsize])
-    whole = whole.reshape(whole.shape[0] if whole.dim() else 1, -1)
-    # Sums of samples tell their order, sums of places within a sample that of its values.
-    return _weighted(whole.sum(1, dtype=torch.int64)) + 3 * _weighted(whole.sum(0, dtype=torch.int64))
-
-
-def _weighted(sums: Tensor) -> Tensor:
+    whole = tensor.resolve_neg().contiguous().view(_WHOLE[tensor.dtype.itemsize]).reshape(-1)
+    factors = _factors(min(len(whole), _PIECE), whole.device)
+    total = torch.zeros((), dtype=torch.int64, device=whole.device)
     # Overflow wraps, on every device alike.
-    order = torch.arange(1, len(sums) + 1, device=sums.device) * _STRIDE
-    return (sums * order).sum()
+    for piece in torch.split(whole, _PIECE):
+        values = piece.to(torch.int64)
+        # Round numbers in float64 differ in their upper bits only, of which a product would keep few.
+        values = values ^ (values >> 32)
+        total = total * _STRIDE + (values * factors[: len(values)]).sum()
+    return total
+
+
+def _factors(count: int, device: torch.device) -> Tensor:
+    # As if by lot: with a regular series, rows that are permutations of one another, such as one-hot ones,
+    # would have one sum in many orders.
+    factors = torch.arange(1, count + 1, device=device) * _STRIDE
+    for mixer in _MIXERS:
+        factors = (factors ^ (factors >> 30)) * mixer
+    return factors ^ (factors >> 31)

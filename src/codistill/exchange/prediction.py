@@ -29,10 +29,11 @@ from codistill.exchange.usable import without_nan
 from codistill.losses.divergences import Divergence
 from codistill.parallel.counterparts import Counterparts, PeersGroup
 from codistill.parallel.group import PeerRanks
+from codistill.parallel.spread import model_spread, tensor_spread
 from codistill.snapshots.document import Fields
 
 # Batches are compared at the first swap of a process and then every so many, as that waits for the device;
-# logits one swap later, by when models that begin with a head of zeros differ.
+# logits in the next step, by when models that begin with a head of zeros differ.
 _COMPARE_EVERY_SWAPS: Final = 100
 # Optimizer steps between two looks, on an accelerator, at whether others' logits were numbers.
 _LOOK_EVERY_STEPS: Final = 10
@@ -99,6 +100,8 @@ class PredictionExchange(Exchange):
         self._swaps = 0
         self._swaps_of_process = 0
         self._swaps_of_step = 0
+        # Where batches were compared last, until logits are too.
+        self._compared_step: int | None = None
         self._teachers = LiveTeachers(self._notices)
 
     @override
@@ -113,17 +116,27 @@ class PredictionExchange(Exchange):
             raise ValueError(
                 "exchange must be used by one Codistiller only, got a second. Make a new exchange."
             )
+        ranks = self._ranks if ranks is None else ranks
+        if model_spread(model) > ranks.size:
+            raise ValueError(
+                f"group must hold all ranks of this peer, got {ranks.size} of the {model_spread(model)} that "
+                "the model is spread over. Wrap the model with the group of this peer's ranks, not of all "
+                'peers\', and pass it: Codistiller(..., group=mesh["ranks"].get_group()).'
+            )
         if settings is not None:
             self._codec.check_suits(
                 settings.divergence, settings.combine, teachers=self._counterparts.size - 1
             )
             self._divergence = settings.divergence
-        self._model, self._settings = model, settings
-        if ranks is not None:
-            self._ranks = ranks
+        self._model, self._settings, self._ranks = model, settings, ranks
 
     @override
     def check_logits(self, logits: Tensor) -> None:
+        if tensor_spread(logits) > 1:
+            raise TypeError(
+                f"logits must be an ordinary tensor, got a DTensor over {tensor_spread(logits)} ranks. "
+                "Pass logits.full_tensor(), or logits.to_local() of whole positions, and inputs to match."
+            )
         self._encode(logits)
 
     @override
@@ -155,7 +168,7 @@ class PredictionExchange(Exchange):
         headers = self._agreement.on_swap(self._header(layout, inputs, logits), layout)
         self._notice_twins(headers)
         swapped = self._counterparts.gather(layout.pack(tensors), step=self._progress.step)
-        self._count_swap(layout.nbytes)
+        self._count_swap(headers[self._counterparts.number], layout.nbytes)
         others = sorted((str(number), number) for number in range(len(headers)) if str(number) != self._name)
         self._teachers.meet({peer: headers[number] for peer, number in others}, swaps=self._swaps)
         return Predictions(
@@ -239,13 +252,15 @@ class PredictionExchange(Exchange):
         return torch.Generator(device).manual_seed(int.from_bytes(digest, "big") >> 1)
 
     def _header(self, layout: PredictionLayout, inputs: Any, logits: Tensor) -> SwapHeader:
-        turn = self._swaps_of_process % _COMPARE_EVERY_SWAPS
+        step, compared_step = self._progress.step, self._compared_step
+        compares_batches = self._swaps_of_process % _COMPARE_EVERY_SWAPS == 0
+        compares_logits = compared_step is not None and step > compared_step and logits.numel() > 0
         return SwapHeader(
-            step=self._progress.step,
+            step=step,
             samples=self._progress.samples,
             layout=layout.digest,
-            batch=checksum(inputs) if turn == 0 else 0,
-            logits=checksum(logits) if turn == 1 and logits.numel() > 0 else 0,
+            batch=checksum(inputs) if compares_batches else 0,
+            logits=checksum(logits) if compares_logits else 0,
         )
 
     def _notice_twins(self, headers: list[SwapHeader]) -> None:
@@ -263,7 +278,11 @@ class PredictionExchange(Exchange):
                 "every peer differently.",
             )
 
-    def _count_swap(self, nbytes: int) -> None:
+    def _count_swap(self, own: SwapHeader, nbytes: int) -> None:
+        if own.logits:
+            self._compared_step = None
+        if own.batch:
+            self._compared_step = own.step
         others = self._counterparts.size - 1
         self.counters.bytes_published += others * nbytes
         self.counters.bytes_fetched += others * nbytes

@@ -79,12 +79,13 @@ def _draw(scaled: Tensor, uniforms: Tensor, *, exact: int, last_class: int) -> D
     mass = shifted.exp()
     # Where the mass is 0 the logit may be -inf, and 0 * -inf is NaN.
     moment = shifted.clamp_(min=torch.finfo(scaled.dtype).min).mul_(mass).sum((-1, -2))
-    # Only -inf may lie beyond the last class, so what is clamped here has no mass.
-    top = _largest(scaled, peaks, exact).clamp_(max=last_class)
+    top = _largest(scaled, peaks, exact)
     flat = mass.flatten(1)
     top_mass = flat.gather(1, top)
     # The rest is summed by itself: 1 minus the largest would leave nothing but rounding where they are sure.
     flat.scatter_(1, top, 0.0)
+    # What lies beyond the last class has no mass; only now may it take the name of one that has.
+    top.clamp_(max=last_class)
     up_to_block = mass.sum(-1).double().cumsum(-1)
     rest = up_to_block[:, -1:]
     block = _invert(up_to_block, uniforms[..., 0] * rest)
