@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format coverage bench-step bench-exchange bench-codecs fuzz naive-reader faults clean
+.PHONY: help setup demo test check format coverage bench-step bench-exchange bench-codecs bench-losses bench-server fuzz naive-reader faults network clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -43,8 +43,14 @@ bench-step: $(READY)  ## what a step costs beside plain training and beside its 
 bench-exchange: $(READY)  ## what publishing and fetching cost a training job
 	$(BIN)/python benchmarks/exchange.py
 
+bench-server: $(READY)  ## what a prediction server answers in a second
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/server.py
+
 bench-codecs: $(READY)  ## what each codec costs in bytes, seconds and predictions
 	$(BIN)/python benchmarks/codecs.py
+
+bench-losses: $(READY)  ## what losses over large vocabularies cost in seconds and memory
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/losses.py --json docs/results/losses.json
 
 fuzz: $(READY)  ## hostile pointers, manifests and weights against their readers
 	$(BIN)/python -m pytest tests/snapshots/test_fuzz.py
@@ -54,6 +60,9 @@ naive-reader: $(READY)  ## read snapshots by a reader written from docs/snapshot
 
 faults: $(READY)  ## kill peers, break files, take the store away, for an hour; write docs/failure.md
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/faults.py --json docs/results/faults.json --page docs/failure.md
+
+network: $(READY)  ## train on two hosts joined by a slow link, as root, for half an hour; write docs/network.md
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/network.py --json docs/results/network.json --page docs/network.md
 
 clean:  ## remove the environment and the caches, not runs/
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

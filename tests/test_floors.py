@@ -14,6 +14,7 @@ FLOORS = {
     "version": 0,
     "errors": 0,
     "arguments": 0,
+    "partitions": 0,
     "extras": 1,
     "schedules": 1,
     "topologies": 1,
@@ -114,7 +115,7 @@ def test_modules_do_not_import_one_another_in_a_circle() -> None:
         visit(name, ())
 
 
-MAY_USE_TORCH_DISTRIBUTED = {"parallel", "lab"}
+MAY_USE_TORCH_DISTRIBUTED = {"parallel", "testing", "lab"}
 
 
 @pytest.mark.parametrize("path", modules(), ids=name_of)

@@ -20,12 +20,15 @@ PUBLIC = {
         "Membership",
         "PartitionedSampler",
         "PeerPrediction",
+        "PredictionExchange",
         "Predictions",
+        "ServedExchange",
         "SnapshotInfo",
         "SnapshotOptions",
         "StepReport",
         "TeacherInfo",
         "TeacherOptions",
+        "TopK",
         "__version__",
         "errors",
         "load_snapshot",
@@ -39,6 +42,8 @@ PUBLIC = {
     "codistill.losses": [
         "DenseTarget",
         "Divergence",
+        "SparseTarget",
+        "Target",
         "as_divergence",
         "bernoulli_kl",
         "distillation_term",
@@ -46,9 +51,11 @@ PUBLIC = {
         "kl_divergence",
         "logit_mse",
         "reverse_kl_divergence",
+        "sample_top_k",
         "soft_cross_entropy",
         "symmetric_kl_divergence",
         "validate_combine",
+        "validate_sparse",
     ],
     "codistill.stores": ["DirectoryStore", "MemoryStore", "Store", "open_store"],
     "codistill.snapshots": ["SnapshotInfo"],
@@ -60,7 +67,28 @@ PUBLIC = {
         "InlineBackground",
         "StoreContract",
         "check_divergence",
+        "connect_peers",
         "run_peers",
+    ],
+    "codistill.planner": [
+        "Advice",
+        "Cost",
+        "Job",
+        "Link",
+        "Measurement",
+        "Memory",
+        "Model",
+        "Plan",
+        "Traffic",
+        "Transfer",
+        "advise",
+        "all_reduce_bytes",
+        "break_even_interval_steps",
+        "calibrate",
+        "guesses",
+        "plan",
+        "slow_link",
+        "snapshot_bytes",
     ],
     "codistill.exchange": [
         "Exchange",
@@ -71,6 +99,7 @@ PUBLIC = {
         "TeacherInfo",
         "TeacherOptions",
     ],
+    "codistill.server": ["Answering", "Limits", "Listening", "PredictionServer"],
     "codistill.exchange.checkpoint": [
         "CheckpointExchange",
         "Lockstep",
@@ -82,8 +111,8 @@ PUBLIC = {
 
 # Modules without __all__: what they define themselves.
 DEFINED = {
-    "codistill.errors": "CodistillError CodistillWarning DataMissingError ExtraMissingError JobError "
-    "KeyMissingError PeerMismatchError PeerMissingError PeerTakenError RecipeError RunExistsError "
+    "codistill.errors": "CodistillError CodistillWarning DataMissingError ExchangeTimeout ExtraMissingError "
+    "JobError KeyMissingError PeerMismatchError PeerMissingError PeerTakenError RecipeError RunExistsError "
     "SnapshotError SnapshotFormatError SnapshotIntegrityError SnapshotMismatchError StoreError",
     "codistill.metrics": "agreement churn distance_from_initialisation mean_absolute_difference",
     "codistill.schedules": "AtDrops BurnIn Constant Cosine Exponential Linear apply as_schedule",
@@ -98,16 +127,20 @@ SIGNATURES = {
     "Codistiller.close": "self * publish timeout_s",
     "CheckpointExchange": "store * peer peers interval_steps topology lockstep snapshots teachers membership",
     "SnapshotOptions": "* codec keep publish_from signing_key_file metadata max_bytes",
-    "TeacherOptions": "* build max_teachers",
+    "TeacherOptions": "* build dtype device every max_teachers",
     "Membership": "* max_age_steps when_stale start_with_peers start_timeout_s rejoin",
     "Lockstep": "timeout_s",
     "Divergence": "name_or_function * temperature class_dim acts_on",
-    "PartitionedSampler": "dataset_or_size * peer peers regime seed rank world_size",
+    "PredictionExchange": "group * codec",
+    "ServedExchange": "url * peer peers codec publishing token_file ca_file timeout_s max_age_steps",
+    "TopK": "k * sampled",
+    "PartitionedSampler": "dataset_or_size * peer peers regime seed rank world_size labels alpha",
     "losses.bernoulli_kl": "student_logits teacher_logits * temperature",
     "losses.jensen_shannon": "student_logits teacher_logits * temperature class_dim",
     "losses.kl_divergence": "student_logits teacher_logits * temperature class_dim",
     "losses.logit_mse": "student_logits teacher_logits * centred class_dim",
     "losses.reverse_kl_divergence": "student_logits teacher_logits * temperature class_dim",
+    "losses.sample_top_k": "logits * k sampled temperature class_dim generator",
     "losses.soft_cross_entropy": "student_logits teacher_logits * temperature class_dim",
     "losses.symmetric_kl_divergence": "student_logits teacher_logits * temperature class_dim",
     "mutual_losses": "list_of_logits * distillation_loss combine mask denominator",
@@ -168,7 +201,8 @@ def test_import_has_no_side_effect_and_needs_no_extra() -> None:
 import logging, os, sys, random
 import torch
 before = dict(os.environ), torch.random.get_rng_state(), random.getstate(), list(logging.root.handlers)
-extras = ("tyro", "rich", "sklearn", "matplotlib", "jinja2", "PIL", "scipy")
+extras = ("starlette", "uvicorn", "urllib3", "tyro", "rich")
+extras += ("sklearn", "matplotlib", "jinja2", "PIL", "scipy")
 for extra in extras:
     sys.modules[extra] = None
 import codistill

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from codistill.codistiller import Codistiller
 from codistill.exchange.checkpoint import CheckpointExchange
-from codistill.exchange.prediction import PredictionExchange
+from codistill.exchange.prediction.exchange import PredictionExchange
 from codistill.losses import Divergence
 from codistill.stores import MemoryStore, Store
 from codistill.testing import connect_peers, run_peers

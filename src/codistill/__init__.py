@@ -12,6 +12,9 @@ from codistill.exchange.checkpoint import (
     SnapshotOptions,
     load_snapshot,
 )
+from codistill.exchange.prediction.codec import TopK
+from codistill.exchange.prediction.exchange import PredictionExchange
+from codistill.exchange.served.exchange import ServedExchange
 from codistill.exchange.teachers import TeacherOptions
 from codistill.losses import Divergence
 from codistill.mutual import mutual_losses
@@ -29,12 +32,15 @@ __all__ = [
     "Membership",
     "PartitionedSampler",
     "PeerPrediction",
+    "PredictionExchange",
     "Predictions",
+    "ServedExchange",
     "SnapshotInfo",
     "SnapshotOptions",
     "StepReport",
     "TeacherInfo",
     "TeacherOptions",
+    "TopK",
     "__version__",
     "errors",
     "load_snapshot",

@@ -11,10 +11,10 @@ from codistill.version import __version__
 
 TRAIN_FLAGS = (
     "data-root out device overwrite resume json no-lockstep arm batch-size burn-in-steps "
-    "checkpoint-every combine distillation-loss distillation-weight evaluate-every interval-steps "
+    "checkpoint-every combine distillation-loss distillation-weight edges evaluate-every interval-steps "
     "label-smoothing learning-rate learning-rate-drops learning-rate-factor lockstep method momentum "
-    "name parts peer-learning-rates peer-widths peers ranks regime seed summary task temperature topology "
-    "updates weight-decay weight-decay-factor"
+    "name parts peer peer-learning-rates peer-widths peers ranks ranks-per-peer regime seed store summary "
+    "task temperature topology updates weight-decay weight-decay-factor"
 )
 
 
@@ -29,6 +29,17 @@ TRAIN_FLAGS = (
         (["peers"], "best json"),
         (["doctor"], "prune signing-key-file json"),
         (["export"], "peer out overwrite json"),
+        (
+            ["serve"],
+            "model outputs-to-logits host port token-file certificate key device dtype peers max-peers "
+            "max-batch max-integers max-body-bytes integers-below no-merging signing-key-file poll-s json",
+        ),
+        (
+            ["plan"],
+            "params peers ranks-per-peer batch-per-peer positions outputs weight-dtype logits-dtype "
+            "optimizer sharded interval-steps topology top-k sampled outer-steps step-s link latency-s "
+            "data-root json",
+        ),
     ],
 )
 def test_flags_are_frozen(capsys, words, flags):
@@ -58,7 +69,8 @@ def test_no_verb_is_wrong_usage_and_shows_the_help_on_stderr(capsys):
 def test_an_unknown_verb_lists_those_there_are(capsys):
     assert main(["distil"]) == 2
     assert capsys.readouterr().err == (
-        "codistill: verb must be one of demo, train, recipes, report, peers, doctor, export, got 'distil'.\n"
+        "codistill: verb must be one of demo, train, recipes, report, peers, doctor, export, serve, "
+        "plan, got 'distil'.\n"
     )
 
 

@@ -8,8 +8,8 @@ from typing_extensions import override
 from codistill.exchange.base import Exchange, PeerPrediction, Predictions
 from codistill.exchange.checkpoint import CheckpointExchange
 from codistill.exchange.checkpoint.background import Background, Threads, Worker
-from codistill.exchange.prediction import PredictionExchange
-from codistill.exchange.prediction_codec import TopK
+from codistill.exchange.prediction.codec import TopK
+from codistill.exchange.prediction.exchange import PredictionExchange
 from codistill.losses.targets import DenseTarget
 from codistill.stores.directory import DirectoryStore
 from codistill.stores.memory import MemoryStore

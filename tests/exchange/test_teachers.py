@@ -2,10 +2,13 @@ import collections
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from codistill.errors import SnapshotMismatchError
-from codistill.exchange.teachers import Teacher, TeacherOptions, make_teacher
+from codistill.exchange.teachers import Teacher, TeacherOptions, check_can_be_copied, make_teacher
 from codistill.parallel.weights import named_tensors
 from codistill.snapshots.info import SnapshotInfo
 
@@ -399,6 +402,16 @@ def test_build_must_not_return_what_shares_weights_with_the_student():
         ({"max_teachers": 0}, ValueError, "max_teachers must be >= 1, got 0"),
         ({"max_teachers": "4"}, TypeError, "max_teachers must"),
         ({"max_teachers": 1.5}, TypeError, "max_teachers must"),
+        ({"every": 0}, ValueError, r"every must be >= 1, got 0\. 1 is at each step\."),
+        ({"every": 2.0}, TypeError, "every must"),
+        ({"dtype": "bfloat16"}, TypeError, r"dtype must be a floating dtype of torch, got 'bfloat16'"),
+        ({"dtype": torch.int8}, TypeError, r"dtype must be a floating dtype of torch, got torch\.int8"),
+        (
+            {"device": "moon"},
+            ValueError,
+            r"device must be one of torch, got 'moon'\. Try \"cpu\" or \"cuda:1\"",
+        ),
+        ({"device": 1.5}, ValueError, r"device must be one of torch, got 1\.5"),
     ],
 )
 def test_wrong_options_are_named(options, kind, message):
@@ -464,3 +477,177 @@ def test_hooks_on_the_students_forward_are_not_the_teachers():
     assert seen == []
     student(torch.zeros(2, 4))
     assert seen == [1]
+
+
+# Teachers of another precision, or elsewhere
+
+
+def bytes_of(module):
+    return sum(tensor.nbytes for tensor in named_tensors(module).values() if tensor.is_floating_point())
+
+
+@pytest.mark.parametrize("is_built", [False, True])
+def test_a_teacher_in_half_precision_takes_half_the_memory_and_predicts_nearly_the_same(is_built):
+    peer, student = batchnorm_model(0), batchnorm_model(1)
+    build = (lambda info: batchnorm_model(2)) if is_built else None
+    teacher = teacher_of(peer, like=student, options=TeacherOptions(build=build, dtype=torch.bfloat16))
+    inputs = torch.randn(5, 4)
+    predicted = logits_of(teacher, inputs)
+    assert predicted.dtype == torch.bfloat16
+    assert torch.allclose(predicted.float(), peer.eval()(inputs), atol=0.05)
+    assert 2 * bytes_of(teacher.module) == bytes_of(peer)
+    # Counts are no weights, and the student is not touched.
+    assert teacher.module[1].num_batches_tracked == 3
+    assert student[0].weight.dtype == torch.float32
+
+
+def test_a_newer_snapshot_is_rounded_too():
+    teacher = teacher_of(nn.Linear(4, 3), options=TeacherOptions(dtype=torch.bfloat16))
+    newer = nn.Linear(4, 3)
+    teacher.load(named_tensors(newer), info_for(newer), first_seen_step=9)
+    assert torch.equal(teacher.module.weight, newer.weight.bfloat16())
+
+
+class Nested(nn.Module):
+    """Remembers what it was called with."""
+
+    def __init__(self):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(3))
+
+    def forward(self, *inputs, **named):
+        self.seen = (*inputs, *named.values())
+        return torch.zeros(2, 3, device=self.bias.device, dtype=self.bias.dtype)
+
+
+Pair = collections.namedtuple("Pair", ["values", "ids"])
+
+
+def nested_inputs():
+    values, ids = torch.ones(2), torch.ones(2, dtype=torch.int64)
+    return {
+        "tensor": values,
+        "ids": ids,
+        "list": [values, {"deep": (values, ids, "a word", None, 3)}],
+        "pair": Pair(values, ids),
+        "own": collections.UserDict(mask=values > 0),
+    }
+
+
+def all_tensors(value):
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, collections.abc.Mapping):
+        return [tensor for one in value.values() for tensor in all_tensors(one)]
+    if isinstance(value, list | tuple):
+        return [tensor for one in value for tensor in all_tensors(one)]
+    return []
+
+
+def test_floating_inputs_are_converted_however_nested():
+    teacher = teacher_of(Nested(), options=TeacherOptions(dtype=torch.bfloat16))
+    inputs = nested_inputs()
+    logits_of(teacher, inputs)
+    dtypes = [tensor.dtype for tensor in all_tensors(teacher.module.seen)]
+    half, ids = torch.bfloat16, torch.int64
+    assert dtypes == [half, ids, half, half, ids, half, ids, torch.bool]
+    _, _, listed, pair, _ = teacher.module.seen
+    assert listed[1]["deep"][2:] == ("a word", None, 3)
+    assert isinstance(pair, Pair)
+    # What the student was called with is as it was.
+    assert {tensor.dtype for tensor in all_tensors(inputs)} == {torch.float32, torch.int64, torch.bool}
+
+
+def test_inputs_go_to_the_teachers_device_and_predictions_come_back():
+    """The meta device stands for another one."""
+    teacher = Teacher(Nested(), device="meta")
+    info = info_for(teacher.module)
+    teacher.load(named_tensors(Nested()), info, first_seen_step=0)
+    where = []
+
+    def outputs_to_logits(outputs):
+        where.append(outputs.device.type)
+        return torch.zeros(2, 3)
+
+    prediction = teacher.predict(nested_inputs(), outputs_to_logits, device=torch.device("cpu"))
+    assert where == ["meta"]
+    assert {tensor.device.type for tensor in all_tensors(teacher.module.seen)} == {"meta"}
+    assert prediction.target.logits.device.type == "cpu"
+
+
+def test_a_device_of_ones_own_is_where_a_teacher_lives():
+    teacher = teacher_of(nn.Linear(4, 3), options=TeacherOptions(device="cpu"))
+    assert teacher.module.weight.device.type == "cpu"
+    assert logits_of(teacher, torch.zeros(2, 4)).shape == (2, 3)
+
+
+def test_inputs_are_left_alone_where_nothing_is_asked():
+    teacher = teacher_of(Nested())
+    inputs = nested_inputs()
+    logits_of(teacher, inputs)
+    assert all(seen is given for seen, given in zip(teacher.module.seen, inputs.values(), strict=True))
+
+
+# Modules on the meta device, and divided ones
+
+
+def test_what_is_built_on_the_meta_device_is_given_memory_beside_the_student():
+    def build(info):
+        with torch.device("meta"):
+            return nn.Linear(4, 3)
+
+    peer = nn.Linear(4, 3)
+    teacher = teacher_of(peer, like=nn.Linear(4, 3), options=TeacherOptions(build=build))
+    inputs = torch.randn(5, 4)
+    assert torch.equal(logits_of(teacher, inputs), peer(inputs))
+
+
+def test_buffers_that_no_snapshot_would_bring_are_named():
+    def build(info):
+        with torch.device("meta"):
+            model = nn.Linear(4, 3)
+            model.register_buffer("cache", torch.zeros(2), persistent=False)
+            return model
+
+    with pytest.raises(ValueError, match=r"buffers that are not persistent .* got cache on the meta device"):
+        make_teacher(nn.Linear(4, 3), info_for(nn.Linear(4, 3)), TeacherOptions(build=build))
+
+
+@pytest.fixture
+def divide():
+    """Return what divides a module among the one rank of a world."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    mesh = init_device_mesh("cpu", (1,))
+    yield lambda module: fully_shard(module, mesh=mesh)
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("options", [{"dtype": torch.bfloat16}, {"device": "cpu"}])
+def test_a_divided_teacher_is_neither_converted_nor_moved(divide, options):
+    student = nn.Linear(4, 3)
+    asked = TeacherOptions(build=lambda info: divide(nn.Linear(4, 3)), **options)
+    with pytest.raises(ValueError, match=r"dtype and device must be None for a teacher that ranks divide"):
+        make_teacher(student, info_for(student), asked)
+
+
+def test_a_divided_teacher_is_one_after_its_forward_too_and_takes_newer_weights(divide):
+    peer, newer = nn.Linear(4, 3), nn.Linear(4, 3)
+    options = TeacherOptions(build=lambda info: divide(nn.Linear(4, 3)))
+    teacher = teacher_of(peer, like=nn.Linear(4, 3), options=options)
+    inputs = torch.randn(5, 4)
+    for module in (peer, newer):
+        teacher.load(named_tensors(module), info_for(module), first_seen_step=0)
+        assert torch.equal(logits_of(teacher, inputs), module(inputs))
+        assert teacher.is_divided
+
+
+def test_a_divided_student_is_neither_copied_nor_shared(divide):
+    student = divide(nn.Linear(4, 3))
+    with torch.no_grad():
+        student(torch.zeros(2, 4))
+    with pytest.raises(
+        TypeError, match=r"A model that ranks divide among them \(fully_shard\) cannot be copied"
+    ):
+        check_can_be_copied(student)
+    with pytest.raises(TypeError, match="build must return a module of its own"):
+        make_teacher(student, info_for(student), TeacherOptions(build=lambda info: student))

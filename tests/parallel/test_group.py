@@ -24,6 +24,8 @@ def use_all(ranks):
     ranks.broadcast_into([buffer])
     assert torch.equal(buffer, torch.arange(4, dtype=torch.uint8))
     is_done = ranks.start_broadcast([buffer])
+    assert ranks.gather(b"word") == [b"word"]
+    assert ranks.have_all_come(0.0)
     used = ranks.rank, ranks.size, ranks.maximum([3, -1]), ranks.broadcast(b"word"), is_done()
     ranks.close()
     ranks.close()
@@ -43,7 +45,7 @@ def test_a_world_of_one_is_this_process():
 def test_a_single_rank_makes_no_group_and_sends_nothing(monkeypatch):
     with Ranks():
         ranks = PeerRanks()
-        for name in ("new_group", "all_reduce", "broadcast"):
+        for name in ("new_group", "all_reduce", "broadcast", "gather"):
             monkeypatch.setattr(dist, name, lambda *args, **options: pytest.fail("must not be asked"))
         assert use_all(ranks)[1] == 1
         monkeypatch.undo()

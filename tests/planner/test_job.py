@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from codistill.exchange.prediction_codec import TopK
+from codistill.exchange.prediction.codec import TopK
 from codistill.planner import Model
 from codistill.topologies import Directed, KRegular, Star
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from codistill.exchange.prediction_codec import TopK
+from codistill.exchange.prediction.codec import TopK
 from codistill.planner import Model, plan
 from codistill.planner.memory import plain_memory
 

@@ -3,7 +3,7 @@
 import pytest
 
 from codistill.exchange.checkpoint.lives import HEARTBEAT_S
-from codistill.exchange.prediction_codec import TopK
+from codistill.exchange.prediction.codec import TopK
 from codistill.planner import Model, Traffic, all_reduce_bytes, break_even_interval_steps
 from codistill.planner.traffic import (
     NOTHING,

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from codistill.exchange.prediction_codec import BFloat16, Exact, TopK
-from codistill.exchange.question import Question
+from codistill.exchange.prediction.codec import BFloat16, Exact, TopK
+from codistill.exchange.served.question import Question
 from codistill.exchange.teachers import Teacher
 from codistill.parallel.weights import named_tensors
 from codistill.server.answering import Answering

@@ -15,12 +15,12 @@ from cryptography.x509.oid import NameOID
 from torch import nn
 
 from codistill.errors import CodistillWarning, ExtraMissingError, PeerMismatchError, StoreError
-from codistill.exchange.answer import Answer
 from codistill.exchange.base import Progress
-from codistill.exchange.prediction_codec import Exact
-from codistill.exchange.question import Question
-from codistill.exchange.served import PEERS_PATH, PREDICTIONS_PATH, ServedExchange
-from codistill.exchange.server_client import MEDIA_TYPE
+from codistill.exchange.prediction.codec import Exact
+from codistill.exchange.served.answer import Answer
+from codistill.exchange.served.client import MEDIA_TYPE
+from codistill.exchange.served.exchange import PEERS_PATH, PREDICTIONS_PATH, ServedExchange
+from codistill.exchange.served.question import Question
 from codistill.exchange.teachers import TeacherOptions
 from codistill.server import Answering, Limits, Listening, PredictionServer
 from codistill.stores.memory import MemoryStore

@@ -4,8 +4,10 @@ import tracemalloc
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
+from codistill.fragments import Box, Fragment
 from codistill.snapshots.codec import CODECS, encode
 from codistill.snapshots.staging import Staging, check_state
 
@@ -193,3 +195,125 @@ def test_what_is_on_a_device_gives_the_bytes_it_gives_on_the_host(codec):
         on_device = {name: tensor.cuda() for name, tensor in state.items()}
     staging.fill(state)
     assert not staging._layout.file.is_pinned()
+
+
+# Fragments, of which every rank stages its own
+
+
+def fragments_of(state, rank, ranks):
+    """Return the rows of every tensor that one rank holds, as ``fully_shard`` divides them."""
+    found = {}
+    for name, tensor in state.items():
+        rows = -(-len(tensor) // ranks)
+        start, end = min(rank * rows, len(tensor)), min((rank + 1) * rows, len(tensor))
+        if start < end:
+            box = Box((start, *(0,) * (tensor.dim() - 1)), (end - start, *tensor.shape[1:]))
+            found[name] = Fragment(tensor[start:end], box, tuple(tensor.shape))
+    return found
+
+
+def shard_of(fragments, *, codec="exact", index=1, count=2):
+    staging = Staging(fragments, codec=codec, index=index, count=count)
+    staging.fill(fragments)
+    return staging.encode_shard()
+
+
+def test_a_shard_has_the_name_of_its_place_and_its_parts_tell_which_box_they_are():
+    state = {"weight": torch.arange(10.0).reshape(5, 2), "bias": torch.arange(3.0)}
+    written, content = shard_of(fragments_of(state, 1, 2), index=2)
+    assert written.shard.name == "shard-00002-of-00002.safetensors"
+    assert written.shard.size_bytes == len(content)
+    assert [(part.name, part.shape, part.part.shard) for part in written.parts] == [
+        ("bias", (3,), 1),
+        ("weight", (5, 2), 1),
+    ]
+    boxes = {part.name: (part.part.offsets, part.part.shape) for part in written.parts}
+    assert boxes == {"bias": ((2,), (1,)), "weight": ((3, 0), (2, 2))}
+    for part in written.parts:
+        values = torch.frombuffer(bytearray(content[part.part.start : part.part.end]), dtype=torch.float32)
+        assert values.tolist() == state[part.name][part.part.offsets[0] :].flatten().tolist()
+
+
+def test_a_shard_is_a_safetensors_file_of_its_own(tmp_path):
+    state = {"weight": torch.arange(10.0).reshape(5, 2), "half": torch.arange(4.0).half()}
+    _, content = shard_of(fragments_of(state, 0, 2))
+    file = tmp_path / "shard.safetensors"
+    file.write_bytes(content)
+    found = load_file(file)
+    assert found["weight"].tolist() == state["weight"][:3].tolist()
+    assert found["half"].tolist() == state["half"][:2].tolist()
+
+
+@pytest.mark.parametrize(("rows", "is_rounded"), [(15, False), (16, True)])
+def test_whether_a_fragment_is_rounded_goes_by_the_size_of_the_whole(rows, is_rounded):
+    """So that ranks that divide a tensor agree: each of these four holds far less than 1024 elements."""
+    state = {"weight": torch.arange(rows * 64.0).reshape(rows, 64)}
+    stored = [
+        part.stored
+        for rank in range(4)
+        for part in shard_of(fragments_of(state, rank, 4), codec="int8", index=rank + 1, count=4)[0].parts
+    ]
+    assert stored == ["I8" if is_rounded else None] * 4
+
+
+def test_blocks_of_rounded_values_begin_with_every_fragment():
+    weight = torch.full((64, 32), 1000.0)
+    weight[:33] = 1.0
+    (part,) = shard_of(fragments_of({"weight": weight}, 1, 2), codec="int8", index=2)[0].parts
+    assert part.part.scales[1] - part.part.scales[0] == 4 * (32 * 32 // 256)
+    written, content = shard_of(fragments_of({"weight": weight[:33]}, 0, 1), codec="int8", count=1)
+    scales = torch.frombuffer(bytearray(content[slice(*written.parts[0].part.scales)]), dtype=torch.float32)
+    assert scales.tolist() == pytest.approx([1 / 127] * 5)
+
+
+def test_tied_fragments_are_stored_once():
+    weight = torch.arange(12.0).reshape(6, 2)
+    fragments = fragments_of({"embedding": weight, "decoder": weight, "other": weight.clone()}, 0, 2)
+    written, _ = shard_of(fragments)
+    assert written.aliases == {"decoder": "embedding"}
+    assert [part.name for part in written.parts] == ["embedding", "other"]
+
+
+def test_fragments_that_lie_alike_but_are_of_different_tensors_are_two():
+    memory = torch.arange(4.0).reshape(2, 2)
+    fragments = {
+        "one": Fragment(memory, Box((0, 0), (2, 2)), (4, 2)),
+        "other": Fragment(memory, Box((0, 0), (2, 2)), (3, 2)),
+    }
+    assert shard_of(fragments)[0].aliases == {}
+
+
+def test_a_fragment_that_is_another_box_is_laid_out_anew():
+    state = {"weight": torch.arange(12.0).reshape(6, 2)}
+    staging = Staging(fragments_of(state, 0, 2), index=1, count=2)
+    for rank, ranks in ((0, 2), (1, 2), (2, 3), (0, 2)):
+        fragments = fragments_of(state, rank, ranks)
+        staging.fill(fragments)
+        written, content = staging.encode_shard()
+        expected, fresh = shard_of(fragments)
+        assert written == expected
+        assert bytes(content) == bytes(fresh)
+
+
+def test_fragments_alone_are_no_snapshot():
+    fragments = fragments_of({"weight": torch.arange(12.0).reshape(6, 2)}, 0, 2)
+    staging = Staging(fragments)
+    staging.fill(fragments)
+    with pytest.raises(ValueError, match="only part must have shape"):
+        staging.encode()
+
+
+def test_wholes_and_fragments_may_be_mixed():
+    state = {"weight": torch.arange(12.0).reshape(6, 2)}
+    mixed = {**fragments_of(state, 0, 2), "steps": torch.tensor(3)}
+    written, _ = shard_of(mixed)
+    assert [(part.name, part.shape, part.part.shape) for part in written.parts] == [
+        ("steps", (), ()),
+        ("weight", (6, 2), (3, 2)),
+    ]
+    staging = Staging(mixed)
+    staging.fill(mixed)
+    with pytest.raises(TypeError, match=r"state\['steps'\] must be a dense tensor"):
+        staging.fill({**mixed, "steps": Fragment(None, Box((), ()), ())})
+    with pytest.raises(RuntimeError, match="fill must succeed before encode"):
+        staging.encode_shard()

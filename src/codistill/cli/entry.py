@@ -19,6 +19,8 @@ VERBS = {
     "peers": "List the peers of a running or finished run.",
     "doctor": "Check all that lies in a store, and delete what nobody needs.",
     "export": "Write the weights of a peer to a safetensors file.",
+    "serve": "Answer students' batches with the predictions of a store's peers.",
+    "plan": "Say what each way of training several peers costs, and which to choose.",
 }
 """Verb, which is the name of its module too -> what it does."""
 

@@ -57,12 +57,13 @@ def bars() -> Iterator[Callable[[str, int, int], None]]:
         TextColumn("updates"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    # Whoever trains calls several times a second: no thread is needed to draw.
+    with Progress(*columns, console=Console(stderr=True), auto_refresh=False) as progress:
         tasks: dict[str, Any] = {}
 
         def show(arm: str, done: int, total: int) -> None:
             if arm not in tasks:
                 tasks[arm] = progress.add_task(arm, total=total)
-            progress.update(tasks[arm], completed=done, total=total)
+            progress.update(tasks[arm], completed=done, total=total, refresh=True)
 
         yield show

@@ -9,7 +9,7 @@ import tyro
 
 from codistill.cli import output, parsing
 from codistill.cli.usage import UsageError
-from codistill.exchange.prediction_codec import TopK
+from codistill.exchange.prediction.codec import TopK
 from codistill.lab import recipes
 from codistill.lab.data_root import data_root as find_data_root
 from codistill.lab.planning import job_of

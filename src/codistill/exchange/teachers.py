@@ -97,8 +97,9 @@ class Teacher:
         Raises:
             ValueError: If ranks divide the module among them, and it is to be converted or moved.
         """
+        self._is_divided = is_sharded(module)
         if dtype is not None or device is not None:
-            if is_sharded(module):
+            if self._is_divided:
                 raise ValueError(
                     "dtype and device must be None for a teacher that ranks divide among them, got "
                     f"{dtype} and {device}. Let build return it so."
@@ -118,7 +119,7 @@ class Teacher:
     @property
     def is_divided(self) -> bool:
         """Whether the ranks of the peer divide the module among them."""
-        return is_sharded(self._module)
+        return self._is_divided
 
     @property
     def first_seen_step(self) -> int:
@@ -358,8 +359,10 @@ def _move(inputs: Any, *, dtype: torch.dtype | None, device: torch.device | str 
         return inputs.to(device=device, dtype=dtype if inputs.is_floating_point() else None)
     if isinstance(inputs, Mapping):
         return {name: _move(value, dtype=dtype, device=device) for name, value in inputs.items()}
-    if isinstance(inputs, list | tuple) and not hasattr(inputs, "_fields"):
-        return type(inputs)(_move(value, dtype=dtype, device=device) for value in inputs)
+    if isinstance(inputs, list | tuple):
+        moved = [_move(value, dtype=dtype, device=device) for value in inputs]
+        # A named tuple takes its values one by one.
+        return type(inputs)(*moved) if hasattr(inputs, "_fields") else type(inputs)(moved)
     return inputs
 
 

@@ -19,6 +19,7 @@ PeerGroup: TypeAlias = ProcessGroup
 # Far below what a 32-bit count of bytes in a backend can hold.
 _PIECE_BYTES = 2**30
 _POLL_S = 0.01
+_SECOND_WORD_S = 5.0
 
 
 @final
@@ -150,10 +151,16 @@ class PeerRanks:
         After a False nothing more may be said on these groups.
 
         Args:
-            timeout_s: How long to wait for the others, in seconds.
+            timeout_s: How long to wait for the others, in seconds. Who comes later than another one waits
+                finds that out within five seconds.
         """
         if self.size == 1:
             return True
+        # Who comes too late still gets the word of those that have left. The second word they do not say.
+        return self._is_heard(timeout_s) and self._is_heard(_SECOND_WORD_S)
+
+    def _is_heard(self, timeout_s: float) -> bool:
+        """Return whether all ranks say something within the timeout; *collective*."""
         work = dist.all_reduce(torch.zeros(1), group=self._words, async_op=True)
         deadline_s = time.monotonic() + timeout_s
         while not work.is_completed():

@@ -44,15 +44,13 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
         in-place copy into them changes it; tied tensors appear under each of their names.
     """
     state: dict[str, Tensor] = unwrap(model).state_dict()
-    return {
-        ".".join(part for part in name.split(".") if part not in _WRAPPERS): tensor
-        for name, tensor in state.items()
-    }
+    return {_canonical(name): tensor for name, tensor in state.items()}
 
 
 def is_sharded(model: nn.Module) -> bool:
     """Return whether ranks divide the model among them, as ``fully_shard`` lets them."""
-    return any(map(_is_divided, unwrap(model).parameters()))
+    # Not by its parameters: after a forward they may be whole until the next backward.
+    return any(map(_is_divided, named_tensors(model).values()))
 
 
 def named_fragments(model: nn.Module) -> dict[str, Fragment]:
@@ -80,11 +78,10 @@ def fragments_to_publish(model: nn.Module, *, rank: int) -> dict[str, Fragment]:
     Raises:
         TypeError: If a tensor is divided in another way than into intervals of a dimension.
     """
-    return {
-        name: _fragment(name, tensor)
-        for name, tensor in named_tensors(model).items()
-        if _is_written_by(tensor, rank)
-    }
+    tensors = named_tensors(model)
+    # All of them, so that what is refused is refused on every rank.
+    fragments = {name: _fragment(name, tensor) for name, tensor in tensors.items()}
+    return {name: fragments[name] for name, tensor in tensors.items() if _is_written_by(tensor, rank)}
 
 
 def copy_into(model: nn.Module, tensors: Mapping[str, Tensor], *, are_fragments: bool = False) -> None:
@@ -114,16 +111,26 @@ def materialise(module: nn.Module, device: torch.device) -> nn.Module:
     Raises:
         ValueError: If a buffer that is in no ``state_dict`` is on the meta device: nobody would fill it.
     """
-    if not any(tensor.is_meta for tensor in named_tensors(module).values()):
+    stored = named_tensors(module)
+    if not any(tensor.is_meta for tensor in stored.values()):
         return module
-    stored = unwrap(module).state_dict().keys()
-    lost = [name for name, buffer in unwrap(module).named_buffers() if buffer.is_meta and name not in stored]
+    buffers = unwrap(module).named_buffers()
+    others = {name: buffer for name, buffer in buffers if _canonical(name) not in stored}
+    lost = [name for name, buffer in others.items() if buffer.is_meta]
     if lost:
         raise ValueError(
             f"buffers that are not persistent must be made with their values, got {', '.join(lost[:3])} on "
             "the meta device. Build these on a device."
         )
-    return module.to_empty(device=device)
+    module.to_empty(device=device)
+    # No snapshot brings these back, and to_empty has taken their values too.
+    for name, values in others.items():
+        unwrap(module).get_buffer(name).copy_(values)
+    return module
+
+
+def _canonical(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
 def _is_divided(tensor: Tensor) -> "TypeGuard[DTensor]":

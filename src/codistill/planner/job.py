@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from codistill.arguments import check_int, check_type
-from codistill.exchange.prediction_codec import TopK
+from codistill.exchange.prediction.codec import TopK
 from codistill.parallel.weights import unwrap
 from codistill.snapshots.precision import FEWEST_ROUNDED_ELEMENTS
 from codistill.topologies import Topology, as_topology

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final, final
 
 from codistill.exchange.checkpoint.lives import HEARTBEAT_S
-from codistill.exchange.prediction_codec import PredictionCodec, as_codec
+from codistill.exchange.prediction.codec import PredictionCodec, as_codec
 from codistill.planner.job import ITEM_BYTES, Job
 from codistill.planner.snapshot_size import manifest_bytes, snapshot_bytes
 from codistill.snapshots.shards import CHUNK_BYTES

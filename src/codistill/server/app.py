@@ -13,11 +13,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from codistill.exchange.answer import Answer
-from codistill.exchange.bearer_token import BearerToken
-from codistill.exchange.question import Question
-from codistill.exchange.served import PEERS_PATH, PREDICTIONS_PATH
-from codistill.exchange.server_client import MEDIA_TYPE
+from codistill.exchange.served.answer import Answer
+from codistill.exchange.served.bearer_token import BearerToken
+from codistill.exchange.served.client import MEDIA_TYPE
+from codistill.exchange.served.exchange import PEERS_PATH, PREDICTIONS_PATH
+from codistill.exchange.served.question import Question
 from codistill.server.desk import Desk
 from codistill.server.follower import Follower
 from codistill.server.limits import Limits

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from codistill.exchange.question import Question, call_inputs
+from codistill.exchange.served.question import Question, call_inputs
 
 # What a sum in another order may change, as a part of the largest logit.
 _TOLERANCE = 1e-4

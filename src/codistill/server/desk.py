@@ -12,9 +12,9 @@ from typing import Any, Final, final
 import torch
 from torch import Tensor
 
-from codistill.exchange.answer import Answer, ServedPrediction, ServedVersion
 from codistill.exchange.base import PeerPrediction
-from codistill.exchange.question import Question
+from codistill.exchange.served.answer import Answer, ServedPrediction, ServedVersion
+from codistill.exchange.served.question import Question
 from codistill.exchange.teachers import Teacher
 from codistill.losses.targets import DenseTarget
 from codistill.server import batch

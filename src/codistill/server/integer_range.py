@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from codistill.exchange.question import Question, is_whole
+from codistill.exchange.served.question import Question, is_whole
 from codistill.server.refusal import Refusal
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import final
 
 from codistill.arguments import check_int
-from codistill.exchange.bearer_token import BearerToken
-from codistill.exchange.server_url import is_loopback
+from codistill.exchange.served.bearer_token import BearerToken
+from codistill.exchange.served.url import is_loopback
 
 
 @final

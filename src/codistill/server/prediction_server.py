@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Final, Self, final
 
 from codistill.arguments import check_seconds, check_type
-from codistill.exchange.answer import ServedVersion
+from codistill.exchange.served.answer import ServedVersion
 from codistill.exchange.teachers import TeacherOptions
 from codistill.extras import check_installed, require
 from codistill.server.answering import Answering

@@ -23,9 +23,6 @@ class PartialRead:
 
     Chunks are what digests are of, so that whoever reads a part can verify what it reads. Beside the boxes,
     it takes the memory that these have in the files.
-
-    Example:
-        >>> from codistill.testing.snapshots import make_manifest  # doctest: +SKIP
     """
 
     def __init__(self, manifest: Manifest, boxes: Mapping[str, Box], *, is_pinned: bool = False) -> None:

@@ -1,3 +1,8 @@
+import json
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -35,7 +40,9 @@ def store():
 
 @pytest.fixture
 def join(make_model):
-    def join_run(store, peer, *, model=None, state=None, step=0, begin=True, clock=None, **options):
+    def join_run(
+        store, peer, *, model=None, state=None, step=0, begin=True, clock=None, settings=None, **options
+    ):
         """Return an exchange that has met its student and, unless told otherwise, has begun.
 
         What it does in the background it does at once, and it waits by a clock that only it moves.
@@ -44,7 +51,8 @@ def join(make_model):
         exchange.clock = FakeClock() if clock is None else clock
         exchange.background = InlineBackground()
         # Weights of its own: peers that are identical are warned of.
-        exchange.bind(make_model(float(ord(peer))) if model is None else model, None)
+        model = make_model(float(ord(peer))) if model is None else model
+        exchange.bind(model, None, settings=settings)
         if state is not None:
             exchange.load_state_dict(state)
         if begin:
@@ -104,3 +112,73 @@ def weight_of():
         return float(logits[0, 0]) / 2
 
     return weight
+
+
+class World:
+    """Processes that run one program, and what they left: JSON, or tensors too."""
+
+    timeout_s = 200
+
+    def __init__(self, program, name, ranks, folder):
+        self.name, self.folder = name, folder
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+        self.processes = []
+        for rank in range(ranks):
+            with self.log(rank).open("wb") as log:
+                command = [sys.executable, str(program), name, str(rank), str(ranks), str(folder)]
+                self.processes.append(
+                    subprocess.Popen(
+                        command,
+                        stdin=subprocess.PIPE,
+                        stdout=subprocess.PIPE,
+                        stderr=log,
+                        env=environment,
+                    )
+                )
+
+    def log(self, rank):
+        return self.folder / f"{self.name}-{rank}.log"
+
+    def results(self):
+        for process in self.processes:
+            process.wait(self.timeout_s)
+        logs = [self.log(rank).read_text() for rank in range(len(self.processes))]
+        assert [process.returncode for process in self.processes] == [0] * len(logs), "\n".join(logs)
+        return [self._result(rank) for rank in range(len(logs))]
+
+    def _result(self, rank):
+        tensors = self.folder / f"{self.name}-{rank}.pt"
+        if tensors.exists():
+            return torch.load(tensors)
+        return json.loads(tensors.with_suffix(".json").read_text())
+
+    def hear(self):
+        """Wait until each has said something, or has ended."""
+        for process in self.processes:
+            process.stdout.readline()
+
+    def go_on(self):
+        for process in self.processes:
+            process.stdin.write(b"go on\n")
+            process.stdin.flush()
+
+    def end(self):
+        for process in self.processes:
+            process.kill()
+            process.wait()
+            process.stdin.close()
+            process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def start_world():
+    """Return a function that starts the processes of a world; they end with the module's tests."""
+    worlds = []
+
+    def start(program, name, ranks, folder):
+        worlds.append(World(program, name, ranks, folder))
+        return worlds[-1]
+
+    yield start
+    for world in worlds:
+        world.end()

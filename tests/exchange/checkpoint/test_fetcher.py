@@ -12,6 +12,8 @@ from codistill.errors import (
 )
 from codistill.exchange.checkpoint.fetcher import Fetcher, load_snapshot
 from codistill.exchange.checkpoint.lives import open_run
+from codistill.exchange.checkpoint.sighting import Discovery
+from codistill.fragments import Box
 from codistill.stores.directory import DirectoryStore
 from codistill.stores.memory import MemoryStore
 
@@ -245,3 +247,85 @@ def test_a_store_that_fails_is_a_store_error(store, publish):
     store.faults.fail("read")
     with pytest.raises(StoreError):
         load_snapshot(store, "b")
+
+
+# Boxes
+
+
+def discovery_of(reader, peer="b"):
+    reference = reader.pointer(peer).manifest
+    return Discovery(manifest=reader.manifest(reference), reference=reference, first_seen_step=7)
+
+
+@pytest.fixture
+def large(store, publish):
+    """Nine megabytes of weights, which are two chunks, and who reads them."""
+    model = nn.Linear(1500, 1500)
+    publish(store, "b", [3], model=model)
+    return model, fetcher(store)
+
+
+def test_boxes_are_read_by_chunks(store, large):
+    model, reader = large
+    found = discovery_of(reader)
+    before = reader.bytes_read
+    arrival = reader.fetch_boxes(found, {"weight": Box((10, 20), (30, 40)), "bias": Box((5,), (6,))})
+    assert torch.equal(arrival.tensors["weight"], model.weight[10:40, 20:60])
+    assert torch.equal(arrival.tensors["bias"], model.bias[5:11])
+    assert arrival.is_part
+    assert (arrival.manifest, arrival.reference) == (found.manifest, found.reference)
+    assert arrival.first_seen_step == 7
+    assert store.count("read", key_contains="shard") == 1
+    assert reader.bytes_read - before == 8 * 2**20
+
+
+def test_the_last_chunk_is_shorter(store, large):
+    model, reader = large
+    before = reader.bytes_read
+    found = discovery_of(reader)
+    documents = reader.bytes_read - before
+    arrival = reader.fetch_boxes(found, {"weight": Box((1490, 0), (10, 1500))})
+    assert torch.equal(arrival.tensors["weight"], model.weight[1490:])
+    assert reader.bytes_read - before - documents == found.manifest.total_bytes - 8 * 2**20
+
+
+def test_a_damaged_chunk_is_refused_by_whom_it_concerns(store, large):
+    _, reader = large
+    found = discovery_of(reader)
+    key = "b/snapshots/0-0/shard-00001-of-00001.safetensors"
+    content = bytearray(store.read(key, max_bytes=10**8))
+    content[-1] ^= 1
+    store.write(key, bytes(content))
+    reader.fetch_boxes(found, {"weight": Box((0, 0), (2, 1500))})
+    with pytest.raises(SnapshotIntegrityError, match="chunk 1 at byte 8388608") as caught:
+        reader.fetch_boxes(found, {"weight": Box((1499, 0), (1, 1500))})
+    assert (caught.value.peer, caught.value.key) == ("b", key)
+
+
+@pytest.mark.parametrize("size_bytes", [0, 100])
+def test_a_truncated_chunk_is_refused(store, publish, size_bytes):
+    publish(store, "b", [0])
+    reader = fetcher(store)
+    found = discovery_of(reader)
+    store.faults.truncate(size_bytes, key_contains="shard")
+    with pytest.raises(SnapshotIntegrityError, match="another digest"):
+        reader.fetch_boxes(found, {"weight": Box((0, 0), (1, 4))})
+
+
+def test_a_snapshot_that_is_too_large_is_refused_though_only_a_part_is_wanted(store, publish):
+    publish(store, "b", [0])
+    reader = fetcher(store)
+    found = discovery_of(reader)
+    small = fetcher(store, max_bytes=10)
+    with pytest.raises(SnapshotError, match="must be at most 10 bytes"):
+        small.fetch_boxes(found, {"bias": Box((0,), (1,))})
+    assert store.count("read", key_contains="shard") == 0
+
+
+def test_reading_boxes_can_be_given_up(store, publish):
+    publish(store, "b", [0])
+    reader = fetcher(store)
+    found = discovery_of(reader)
+    reader.give_up()
+    with pytest.raises(StoreError, match="has been given up"):
+        reader.fetch_boxes(found, {"bias": Box((0,), (1,))})

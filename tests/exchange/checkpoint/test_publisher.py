@@ -8,10 +8,13 @@ from codistill.exchange.base import Progress
 from codistill.exchange.checkpoint.fetcher import Fetcher, load_snapshot
 from codistill.exchange.checkpoint.life import Life
 from codistill.exchange.checkpoint.publisher import Publisher, SnapshotOptions
+from codistill.fragments import Box, Fragment
 from codistill.parallel.weights import named_tensors
 from codistill.snapshots.codec import encode
+from codistill.snapshots.keys import shard_key
 from codistill.snapshots.pointer import Pointer
 from codistill.snapshots.signing import SigningKey
+from codistill.snapshots.staging import Staging
 from codistill.stores.memory import MemoryStore
 from codistill.testing import FaultyStore
 
@@ -285,3 +288,102 @@ def test_the_manifest_names_the_codec(store):
     publisher.publish(encode({"weight": torch.ones(2, 3)}, "bfloat16"), Progress(), finished=False)
     state, info = load_snapshot(store, "a")
     assert (info.codec, state["weight"].dtype) == ("bfloat16", torch.float32)
+
+
+# Snapshots of which every rank has written its own shard
+
+
+def write_shards(store, ranks, *, incarnation=0, sequence=0, value=0.0):
+    """Write a tensor of as many rows as ranks, one row a rank; return what the ranks say of it."""
+    said = []
+    for rank in range(ranks):
+        fragment = Fragment(torch.full((1, 2), value + rank), Box((rank, 0), (1, 2)), (ranks, 2))
+        staging = Staging({"weight": fragment}, index=rank + 1, count=ranks)
+        staging.fill({"weight": fragment})
+        shard, content = staging.encode_shard()
+        store.write(shard_key("a", incarnation, sequence, shard.shard.name), content)
+        said.append(shard)
+    return said
+
+
+def publish_shards(publisher, store, ranks, *, sequence, **changes):
+    said = write_shards(store, ranks, incarnation=publisher.life.incarnation, sequence=sequence, **changes)
+    return publisher.publish_written(said, Progress(step=sequence), sequence=sequence, finished=False)
+
+
+def test_shards_of_ranks_are_pointed_to_as_one_snapshot(store):
+    publisher = Publisher(store, life(), keep=None)
+    count = publish_shards(publisher, store, 3, sequence=4, value=5.0)
+    assert written(store)[-2:] == ["a/snapshots/0-4/manifest.json", "a/latest.json"]
+    assert count == sum(len(store.read(key, max_bytes=10**6)) for key in written(store)[-2:])
+    state, info = load_snapshot(store, "a")
+    assert state["weight"].tolist() == [[5.0, 5.0], [6.0, 6.0], [7.0, 7.0]]
+    assert (info.sequence, info.step) == (4, 4)
+    assert publisher.kept == ((0, 4),)
+    assert list(publisher.digests) == [4]
+
+
+def test_a_number_is_never_used_again_after_that_of_ranks(store):
+    publisher = Publisher(store, life(), keep=None)
+    publish_shards(publisher, store, 2, sequence=4)
+    publisher.publish(weights(), Progress(), finished=False)
+    assert publisher.kept == ((0, 4), (0, 5))
+
+
+@pytest.mark.parametrize("broken", ["manifest", "latest"])
+def test_shards_of_ranks_go_with_a_manifest_that_fails_and_stay_with_a_pointer_that_may_not_have(
+    store, broken
+):
+    publisher = Publisher(store, life(), keep=None)
+    said = write_shards(store, 2)
+    store.faults.fail("write", times=1, key_contains=broken)
+    with pytest.raises(StoreError):
+        publisher.publish_written(said, Progress(), sequence=0, finished=False)
+    assert store.list_names("a/snapshots", limit=10) == ([] if broken == "manifest" else ["0-0"])
+
+
+def test_what_ranks_have_written_is_deleted_when_they_give_up(store):
+    publisher = Publisher(store, life(), keep=None)
+    publish_shards(publisher, store, 3, sequence=0)
+    write_shards(store, 3, sequence=1)
+    store.delete("a/snapshots/0-1/shard-00002-of-00003.safetensors")
+    publisher.abandon(1, shards=3)
+    assert store.list_names("a/snapshots", limit=10) == ["0-0"]
+    assert load_snapshot(store, "a")[1].sequence == 0
+    store.faults.fail("delete")
+    write_shards(store, 3, sequence=2)
+    publisher.abandon(2, shards=3)
+    assert store.list_names("a/snapshots", limit=10) == ["0-0", "0-2"]
+
+
+def test_keep_deletes_all_shards_also_those_of_a_life_with_other_ranks(store):
+    first = Publisher(store, life(), keep=None)
+    for sequence in range(3):
+        publish_shards(first, store, 4, sequence=sequence)
+    second = Publisher(store, life(1), keep=2, previous=first.previous, kept=first.kept)
+    publish_shards(second, store, 2, sequence=0)
+    assert store.list_names("a/snapshots", limit=10) == ["0-2", "1-0"]
+    publish_shards(second, store, 2, sequence=1)
+    publish_shards(second, store, 2, sequence=2)
+    assert store.list_names("a/snapshots", limit=10) == ["1-1", "1-2"]
+    # Every single value, not the folder's name alone.
+    deleted = [call.key for call in store.calls if call.verb == "delete"]
+    assert sum(key.startswith("a/snapshots/0-") for key in deleted) == 3 * (1 + 4)
+    assert sum(key.startswith("a/snapshots/1-") for key in deleted) == 1 + 2
+
+
+def test_what_an_earlier_life_of_other_ranks_did_not_finish_is_deleted(store):
+    first = Publisher(store, life(), keep=None)
+    publish_shards(first, store, 4, sequence=0)
+    write_shards(store, 4, sequence=1)
+    second = Publisher(store, life(1), keep=2, kept=((0, 0), (0, 1)))
+    second.delete_unfinished(after=(0, 0))
+    assert store.list_names("a/snapshots", limit=10) == ["0-0"]
+    assert load_snapshot(store, "a")[1].sequence == 0
+
+
+def test_shards_are_not_pointed_to_under_a_name_that_has_been_taken_over(store):
+    publisher = Publisher(store, life(), keep=None, is_still_ours=lambda: False)
+    assert publish_shards(publisher, store, 2, sequence=0) == 0
+    assert store.list_names("a/snapshots", limit=10) == []
+    assert store.count("write", key_contains="latest") == 0

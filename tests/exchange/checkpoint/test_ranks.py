@@ -1,9 +1,5 @@
 """Peers of several ranks, each rank a process, through a directory."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,75 +7,19 @@ import pytest
 pytestmark = pytest.mark.spawn
 
 PROGRAM = Path(__file__).with_name("ranks.py")
-TIMEOUT_S = 100
-
-
-class World:
-    """Processes that run one program, and what they left."""
-
-    def __init__(self, name, ranks, folder):
-        self.name, self.folder = name, folder
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-        self.processes = []
-        for rank in range(ranks):
-            with self.log(rank).open("wb") as log:
-                arguments = [name, str(rank), str(ranks), str(folder)]
-                command = [sys.executable, str(PROGRAM), *arguments]
-                self.processes.append(
-                    subprocess.Popen(
-                        command,
-                        stdin=subprocess.PIPE,
-                        stdout=subprocess.PIPE,
-                        stderr=log,
-                        env=environment,
-                    )
-                )
-
-    def log(self, rank):
-        return self.folder / f"{self.name}-{rank}.log"
-
-    def results(self):
-        for process in self.processes:
-            process.wait(TIMEOUT_S)
-        logs = [self.log(rank).read_text() for rank in range(len(self.processes))]
-        assert [process.returncode for process in self.processes] == [0] * len(logs), "\n".join(logs)
-        return [
-            json.loads((self.folder / f"{self.name}-{rank}.json").read_text()) for rank in range(len(logs))
-        ]
-
-    def hear(self):
-        """Wait until each has said something, or has ended."""
-        for process in self.processes:
-            process.stdout.readline()
-
-    def go_on(self):
-        for process in self.processes:
-            process.stdin.write(b"go on\n")
-            process.stdin.flush()
-
-    def end(self):
-        for process in self.processes:
-            process.kill()
-            process.wait()
-            process.stdin.close()
-            process.stdout.close()
 
 
 @pytest.fixture(scope="module")
-def two_and_one(tmp_path_factory):
+def two_and_one(start_world, tmp_path_factory):
     """Results of the two ranks of one peer, and of the process that is the other peer."""
     folder = tmp_path_factory.mktemp("ranks")
-    two, one = World("two", 2, folder), World("one", 1, folder)
-    try:
-        two.hear()
-        one.hear()
-        one.go_on()
-        (alone,) = one.results()
-        two.go_on()
-        return two.results(), alone["beside_a_peer_of_two_ranks"]
-    finally:
-        two.end()
-        one.end()
+    two, one = start_world(PROGRAM, "two", 2, folder), start_world(PROGRAM, "one", 1, folder)
+    two.hear()
+    one.hear()
+    one.go_on()
+    (alone,) = one.results()
+    two.go_on()
+    return two.results(), alone["beside_a_peer_of_two_ranks"]
 
 
 @pytest.fixture(scope="module")
@@ -90,13 +30,9 @@ def two(two_and_one):
 
 
 @pytest.fixture(scope="module")
-def four(tmp_path_factory):
+def four(start_world, tmp_path_factory):
     """Results of four ranks that are two peers, by scenario."""
-    world = World("four", 4, tmp_path_factory.mktemp("ranks"))
-    try:
-        results = world.results()
-    finally:
-        world.end()
+    results = start_world(PROGRAM, "four", 4, tmp_path_factory.mktemp("ranks")).results()
     return {scenario: [result[scenario] for result in results] for scenario in results[0]}
 
 

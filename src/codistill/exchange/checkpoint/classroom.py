@@ -28,19 +28,27 @@ class Classroom:
     Attributes:
         step: The student's step, by which snapshots grow old.
         quarantined: Whose predictions count nothing until there is a better snapshot.
+        other_classes: By peer, how many classes it tells apart, where that is not what the student does.
         is_student_divided: Whether ranks divide the student among them.
     """
 
-    def __init__(self, student: nn.Module, options: TeacherOptions, fading: Fading) -> None:
+    def __init__(
+        self, student: nn.Module, options: TeacherOptions, fading: Fading, *, class_dim: int | None = None
+    ) -> None:
         """Begin without teachers.
 
         Args:
             student: The student, perhaps wrapped.
             options: How teachers are made.
             fading: How they grow old.
+            class_dim: Where the classes are in logits, to leave out who has other ones; None leaves nobody
+                out.
         """
         self.step = 0
         self.quarantined: frozenset[str] = frozenset()
+        self.other_classes: dict[str, int] = {}
+        # A copy of the student has its classes: then the caller's logits are wrong.
+        self._class_dim = None if options.build is None else class_dim
         self._student = student
         self._options = options
         self._fading = fading
@@ -84,6 +92,7 @@ class Classroom:
         self._prepared.pop(peer, None)
         self._manifests[peer] = arrival.reference
         self._is_nan.pop(peer, None)
+        self.other_classes.pop(peer, None)
 
     def prepare(self, found: Arrival | Discovery) -> dict[str, Box]:
         """Return what this rank needs of a snapshot, by name; a teacher that is missing is made.
@@ -108,6 +117,7 @@ class Classroom:
         for peer in self._teachers.keys() - set(peers):
             del self._teachers[peer], self._manifests[peer]
             self._is_nan.pop(peer, None)
+            self.other_classes.pop(peer, None)
         for peer in self._prepared.keys() - set(peers):
             del self._prepared[peer]
 
@@ -148,11 +158,12 @@ class Classroom:
                     inputs, outputs_to_logits, share=share, device=device
                 )
                 self._note_nan(prediction)
-                predictions.append(prediction)
+                if not self._has_other_classes(prediction, logits):
+                    predictions.append(prediction)
         return Predictions(tuple(predictions))
 
     def who_was_nan(self) -> list[bool]:
-        """Return for every teacher whether a prediction was no number since the last time.
+        """Return for every teacher whether a prediction was no number, or of no use, since the last time.
 
         **Blocks**: for the device.
         """
@@ -191,6 +202,21 @@ class Classroom:
             teacher = make_teacher(self._student, info, self._options, others=others)
         teacher.check_fits(info, key=key)
         return teacher
+
+    def _has_other_classes(self, prediction: PeerPrediction, logits: Tensor | None) -> bool:
+        """Return whether a peer tells other classes apart than the student; then it is noted."""
+        if self._class_dim is None or logits is None:
+            return False
+        own, other = list(logits.shape), list(prediction.target.logits_shape(self._class_dim))
+        if len(own) != len(other):
+            return False
+        own_count, count = own.pop(self._class_dim), other.pop(self._class_dim)
+        # Whatever else differs is a mistake of the caller's, which the loss names.
+        if own_count == count or own != other:
+            return False
+        self.other_classes[prediction.peer] = count
+        self._is_nan[prediction.peer] = True
+        return True
 
     def _note_nan(self, prediction: PeerPrediction) -> None:
         if isinstance(prediction.share, Tensor):

@@ -5,9 +5,9 @@ from typing import Final, final
 from codistill.errors import KeyMissingError, StoreError
 from codistill.exchange.checkpoint.changes import Changes
 from codistill.exchange.checkpoint.classroom import Classroom
-from codistill.exchange.checkpoint.notices import Notices
 from codistill.exchange.checkpoint.sighting import Sighting
 from codistill.exchange.checkpoint.store_side import StoreSide
+from codistill.exchange.notices import Notices
 
 _LONG_INTERVALS: Final = 10
 
@@ -49,7 +49,7 @@ class Commentary:
             else:
                 notices.say(("fetch", peer), message)
         for peer in sighting.coming:
-            for subject in ("fetch", "young", "stale"):
+            for subject in ("young", "stale"):
                 notices.has_passed((subject, peer))
         for peer in sighting.too_young:
             notices.say(

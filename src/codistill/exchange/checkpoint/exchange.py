@@ -27,7 +27,6 @@ from codistill.exchange.checkpoint.free_pace import FreePace
 from codistill.exchange.checkpoint.lockstep import Lockstep
 from codistill.exchange.checkpoint.lockstep_pace import LockstepPace
 from codistill.exchange.checkpoint.membership import Membership
-from codistill.exchange.checkpoint.notices import Notices
 from codistill.exchange.checkpoint.pace import Pace, Parts
 from codistill.exchange.checkpoint.part_reader import PartReader
 from codistill.exchange.checkpoint.publisher import SnapshotOptions
@@ -36,6 +35,7 @@ from codistill.exchange.checkpoint.settings import Settings
 from codistill.exchange.checkpoint.shard_writer import ShardWriter
 from codistill.exchange.checkpoint.store_side import StoreSide, open_fetcher
 from codistill.exchange.checkpoint.waiting import Clock
+from codistill.exchange.notices import Notices
 from codistill.exchange.teachers import TeacherOptions, check_can_be_copied
 from codistill.parallel.group import PeerRanks
 from codistill.parallel.weights import is_sharded, named_tensors
@@ -133,6 +133,7 @@ class CheckpointExchange(Exchange):
         self._process = os.getpid()
         self._model: nn.Module | None = None
         self._outputs_to_logits: Callable[[Any], Tensor] | None = None
+        self._class_dim: int | None = None
         self._ranks = PeerRanks()
         self._life: _Life | None = None
 
@@ -152,6 +153,9 @@ class CheckpointExchange(Exchange):
         self._outputs_to_logits = outputs_to_logits
         if ranks is not None:
             self._ranks = ranks
+        # In lockstep whatever cannot be used is raised, by the loss.
+        if settings is not None and settings.divergence.acts_on != "one_logit" and not self.is_lockstep:
+            self._class_dim = settings.divergence.class_dim
 
     @override
     def begin(self, progress: Progress) -> None:
@@ -270,7 +274,7 @@ class CheckpointExchange(Exchange):
             if self.is_lockstep
             else self._settings.membership.fading(self.interval_steps)
         )
-        classroom = Classroom(model, self._settings.teachers, fading)
+        classroom = Classroom(model, self._settings.teachers, fading, class_dim=self._class_dim)
         if side is None:
             fetcher = open_fetcher(self._store, self._settings, model, run_id=run_id)
         else:
@@ -282,7 +286,7 @@ class CheckpointExchange(Exchange):
             background=self.background,
             side=side,
             parts=PartReader(classroom, fetcher),
-            writer=self._open_writer(model, incarnation),
+            writer=Agreement(self._ranks).do(lambda: self._open_writer(model, incarnation)),
             notices=self._notices,
             counters=self.counters,
             is_pinned=any(tensor.is_cuda for tensor in named_tensors(model).values()),

@@ -22,6 +22,7 @@ from codistill.exchange.checkpoint.store_side import StoreSide
 from codistill.exchange.checkpoint.waiting import Clock
 
 _SETTLE_S: Final = 5.0
+_LAST_WORD_S: Final = 1.0
 
 
 @final
@@ -127,16 +128,19 @@ class FreePace(Pace):
 
     def _finish(self, progress: Progress, *, publish: bool, remaining_s: Callable[[], float]) -> bool:
         """Leave a last snapshot and a last word; return whether the store has taken them in time."""
+        publish = publish and self._have_all_come(remaining_s())
         is_done = (
             self._leave_snapshot(progress, remaining_s) if publish else self._publishing.wait(remaining_s())
         )
         side = self._side
         if side is None:
-            return is_done
+            # A store that hangs here is seen by its thread.
+            return True
         if is_done and not side.heartbeat.is_superseded:
             self._publish_worker.take()
             self._publish_worker.offer(lambda: side.heartbeat.end("finished" if publish else "left"))
-            is_done = self._publish_worker.wait(remaining_s())
+            # Also if the other ranks have taken all the time.
+            is_done = self._publish_worker.wait(max(remaining_s(), _LAST_WORD_S))
             outcome = self._publish_worker.take()
             if outcome is not None and outcome.error is not None:
                 if not isinstance(outcome.error, StoreError):
@@ -145,22 +149,30 @@ class FreePace(Pace):
         self._counters.bytes_fetched = side.fetcher.bytes_read
         return is_done
 
-    def _leave_snapshot(self, progress: Progress, remaining_s: Callable[[], float]) -> bool:
-        if self._publishing.is_collective and not self._ranks.have_all_come(remaining_s()):
-            self._notices.say(
-                "ranks missing",
-                f"Not all ranks of peer {self._settings.peer!r} were closed in time, so that it leaves no "
-                "last snapshot. Close the Codistiller on every rank.",
-            )
+    def _have_all_come(self, timeout_s: float) -> bool:
+        """Return whether a last snapshot can be written, which may take all ranks."""
+        if not self._publishing.is_collective or self._ranks.have_all_come(timeout_s):
             return True
+        self._notices.say(
+            "ranks missing",
+            f"Not all ranks of peer {self._settings.peer!r} were closed in time, so that it leaves no "
+            "last snapshot. Close the Codistiller on every rank.",
+        )
+        return False
+
+    def _leave_snapshot(self, progress: Progress, remaining_s: Callable[[], float]) -> bool:
+        is_collective = self._publishing.is_collective
         for is_last in (False, True):
             if is_last:
+                # A rank's thread may still be writing what was not taken in time.
+                if is_collective and self._is_known(remaining_s() == 0.0):
+                    return False
                 self._publishing.begin(progress, finished=True)
             published = self._publishing.finish(timeout_s=remaining_s())
             if published is not None:
                 self._note_published(published, is_closing=True)
                 # Who writes alone knows why it failed, unless that was the time.
-                if published.has_failed and published.error is None and not self._publishing.is_collective:
+                if published.has_failed and published.error is None and not is_collective:
                     return False
         return True
 

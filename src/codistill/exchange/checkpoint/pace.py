@@ -14,7 +14,6 @@ from codistill.exchange.checkpoint.changes import Changes
 from codistill.exchange.checkpoint.classroom import Classroom
 from codistill.exchange.checkpoint.delivery import Delivery
 from codistill.exchange.checkpoint.lives import HEARTBEAT_S
-from codistill.exchange.checkpoint.notices import Notices
 from codistill.exchange.checkpoint.part_reader import NotFiniteError, PartReader
 from codistill.exchange.checkpoint.publishing import Published, Publishing
 from codistill.exchange.checkpoint.reader import Reader
@@ -25,6 +24,7 @@ from codistill.exchange.checkpoint.sharded_publishing import ShardedPublishing
 from codistill.exchange.checkpoint.sighting import Arrival, Discovery, Look
 from codistill.exchange.checkpoint.store_side import StoreSide
 from codistill.exchange.checkpoint.whole_publishing import WholePublishing
+from codistill.exchange.notices import Notices
 from codistill.parallel.group import PeerRanks
 
 
@@ -243,12 +243,15 @@ class Pace(ABC):
         """Note that a new snapshot cannot be used; on rank 0."""
         if refused.is_nan:
             self._say_quarantined(refused.peer, refused.message)
+            return
+        message = (
+            f"Nothing new was taken from peer {refused.peer!r} at step {self._classroom.step}: "
+            f"{refused.message}"
+        )
+        if refused.kind is StoreError:
+            self._notices.store_failed(("read", refused.peer), message)
         else:
-            self._notices.say(
-                ("fetch", refused.peer),
-                f"Nothing new was taken from peer {refused.peer!r} at step {self._classroom.step}: "
-                f"{refused.message}",
-            )
+            self._notices.say(("fetch", refused.peer), message)
 
     def _change(self, changes: Changes) -> None:
         classroom = self._classroom
@@ -262,6 +265,8 @@ class Pace(ABC):
     def _note_taken(self, arrival: Arrival) -> None:
         manifest = arrival.manifest
         self._counters.fetched.append(manifest.peer)
+        self._notices.has_passed(("fetch", manifest.peer))
+        self._notices.store_works(("read", manifest.peer))
         own = {} if self._side is None else self._side.publisher.digests
         if own.get(manifest.step) == manifest.content_digest:
             self._notices.say(
@@ -272,14 +277,26 @@ class Pace(ABC):
             )
 
     def _quarantine_nan(self, was_nan: list[bool]) -> list[str]:
-        """Stop listening to teachers whose predictions were no numbers on any rank; return who is new."""
+        """Stop listening to teachers whose predictions were of no use on any rank; return who is new."""
         names = zip(self._classroom.peers, was_nan, strict=True)
         new = [peer for peer, is_nan in names if is_nan and peer not in self._classroom.quarantined]
         self._classroom.quarantined |= set(new)
         if self._side is not None:
             for peer in new:
-                self._say_quarantined(peer, "its predictions are not finite numbers")
+                self._say_useless(peer)
         return new
+
+    def _say_useless(self, peer: str) -> None:
+        count = self._classroom.other_classes.get(peer)
+        if count is None:
+            self._say_quarantined(peer, "its predictions are not finite numbers")
+            return
+        # Once for all: its next snapshot will be no other.
+        self._notices.say(
+            ("classes", peer),
+            f"Peer {peer!r} is not learnt from since step {self._classroom.step}: it tells {count} classes "
+            "apart, another number than this model. Let build return a model with this model's classes.",
+        )
 
     def _say_quarantined(self, peer: str, reason: str) -> None:
         self._notices.say(

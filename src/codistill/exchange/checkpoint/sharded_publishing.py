@@ -119,7 +119,7 @@ class ShardedPublishing(Publishing):
         published = None
         while self.is_under_way:
             if self.is_waiting and not self._worker.wait(timeout_s):
-                self._outcome = Outcome(error=StoreError(f"It has not answered within {timeout_s:g} s."))
+                self._outcome = Outcome(error=StoreError("The store has not answered in time."))
             assert not self.is_waiting
             published = self.advance()
         return published
@@ -127,8 +127,10 @@ class ShardedPublishing(Publishing):
     def _point(self, outcome: Outcome, *, has_failed: bool) -> None:
         """Let rank 0 write manifest and pointer, or delete what nobody will point to."""
         self._phase = "pointing"
-        said = str(outcome.error).encode() if has_failed and outcome.error is not None else outcome.result
-        contents = self._ranks.gather(b"" if has_failed and outcome.error is None else said)
+        said: bytes = b"" if has_failed else outcome.result
+        if outcome.error is not None:
+            said = (str(outcome.error) or type(outcome.error).__name__).encode()
+        contents = self._ranks.gather(said)
         publisher, sequence = self._publisher, self._sequence
         if contents is None or publisher is None:
             self._outcome = Outcome()
