@@ -27,6 +27,9 @@ _REPLAYS: Final = "faults/test_replays.py"
 _NAMES: Final = "faults/test_names.py"
 _REST: Final = "faults/test_promises.py"
 _RANKS: Final = "exchange/checkpoint/test_ranks.py"
+_SHARDED: Final = "exchange/checkpoint/test_sharded.py"
+_SWAPS: Final = "exchange/prediction/test_exchange.py"
+_SERVED: Final = "exchange/served/test_exchange.py"
 
 PROMISES: Final = (
     Promise(
@@ -183,6 +186,67 @@ PROMISES: Final = (
                 "an_error_in_the_heart_reaches_the_caller_at_the_next_step",
             ),
             *_in(_RANKS, "a_mistake_in_rank_0s_background_is_raised_on_all_at_the_same_step"),
+        ),
+    ),
+    Promise(
+        what="the store fails one rank of several that divide a model among them",
+        seen="a shard that cannot be written makes all ranks give up that snapshot, said once on rank 0, and "
+        "the next is tried; a part that one rank cannot read or use is refused by all; the last good teacher "
+        "stays",
+        tests=_in(
+            _SHARDED,
+            "a_store_that_fails_a_write_on_one_rank_costs_all_one_snapshot",
+            "a_store_that_fails_reads_on_one_rank_is_said_once_and_asked_again",
+            "a_chunk_that_is_damaged_for_one_rank_is_refused_by_all",
+            "nan_in_one_ranks_part_quarantines_on_all_until_there_is_a_better_snapshot",
+            "a_mistake_in_the_background_of_one_rank_is_raised_on_all_at_the_same_step",
+        ),
+    ),
+    Promise(
+        what="not all ranks that divide a model are closed within `timeout_s`",
+        seen="there is no last snapshot, said once; the last one that is complete goes on serving",
+        tests=_in(
+            _SHARDED,
+            "a_rank_that_does_not_come_keeps_no_other_and_there_is_no_last_snapshot",
+            "a_store_that_hangs_on_one_rank_at_the_end_is_given_up_by_all",
+        ),
+    ),
+    Promise(
+        what="peers swap predictions, and one dies",
+        seen="`ExchangeTimeout` in all others, on gloo at once or after the timeout of the group; with "
+        "NCCL, in the middle of a swap, torch ends the process",
+        tests=_in(
+            _SWAPS,
+            "a_peer_that_has_ended_is_an_exchange_timeout",
+            "a_process_that_dies_is_an_exchange_timeout_of_all_others",
+        ),
+    ),
+    Promise(
+        what="peers swap predictions, and differ in settings, step, batch or shape",
+        seen="`PeerMismatchError` in all, naming who differs; batches are compared at the first swap and "
+        "every 100",
+        tests=_in(
+            _SWAPS,
+            "different_losses_are_refused_by_all_at_the_first_loss_of_burn_in",
+            "different_batches_are_refused_by_all_at_the_first_swap",
+            "batches_are_compared_again_once_in_a_while",
+            "a_rank_with_another_batch_is_an_error_of_it_and_its_counterparts",
+        ),
+    ),
+    Promise(
+        what="the prediction server is away, slow, or answers what cannot be used",
+        seen="training goes on with a distillation loss of 0; one warning an outage; it is asked again ever "
+        "less often, at least every 256 steps; it teaches again when it is back",
+        tests=_in(
+            _SERVED,
+            "without_a_server_training_goes_on_and_one_warning_says_so",
+            "an_absent_server_is_asked_ever_less_often",
+            "an_answer_that_cannot_be_used_is_as_none",
+            "a_server_that_returns_teaches_again_and_the_next_outage_is_said_again",
+            "a_later_refusal_only_costs_the_teachers",
+            "a_server_that_goes_back_is_not_listened_to_even_after_a_restart",
+            "an_old_version_fades_and_is_then_no_more_asked_for",
+            "a_server_that_ends_and_comes_back_at_its_address_teaches_on",
         ),
     ),
 )

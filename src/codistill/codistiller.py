@@ -356,7 +356,8 @@ class Codistiller:
     def close(self, *, publish: bool = True, timeout_s: float = 60.0) -> None:
         """End: leave a last snapshot for the others, marked as finished. A second call does nothing.
 
-        **Ranks**: all ranks of the peer, each when it likes.
+        **Ranks**: all ranks of the peer, each when it likes; where they divide a model among them all
+        together, with the same ``publish``.
         **Blocks**: while the snapshot is written, up to the timeout; in lockstep until it is.
         **On failure**: out of lockstep a store that fails is warned of, and the last snapshot published
         goes on serving; in lockstep, where others wait, it is raised.

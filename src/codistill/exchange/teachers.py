@@ -35,7 +35,7 @@ class TeacherOptions:
     build: Callable[[SnapshotInfo], nn.Module] | None = None
     """Returns a new module for the peer of a snapshot, once a peer, and again if that peer comes back with
     another architecture; None copies the student. It may be parallelised (``fully_shard``), then on all
-    ranks alike, and it may be on the meta device."""
+    ranks alike, best with ``reshard_after_forward=True``, and it may be on the meta device."""
     dtype: torch.dtype | None = None
     """Floating dtype of the teachers' weights, and of what they are called with; None keeps the module's own.
     Half of the bits are half of the memory."""

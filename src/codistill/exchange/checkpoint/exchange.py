@@ -56,7 +56,8 @@ class CheckpointExchange(Exchange):
     step boundary at which all of a new snapshot is there.
 
     **Ranks**: all ranks of the peer. Each opens the store when it is made, which tries whether it can be
-    written; from then on rank 0 alone reads and writes it, and the others get the bytes from rank 0.
+    written; from then on rank 0 alone reads and writes it, and the others get the bytes from rank 0. Where
+    ranks divide a model among them (``fully_shard``), each writes its own shard and reads its own part.
     They change teachers, and raise, at the same step.
     **Blocks**: at the start, while the store is read. Afterwards only in lockstep: at each interval, until
     all peers are there.
