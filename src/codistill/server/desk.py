@@ -94,8 +94,8 @@ class Desk:
 
     @property
     def waiting(self) -> int:
-        """How many questions wait, without those under way; cancelled ones leave it when their turn comes."""
-        return sum(not asked.future.cancelled() for asked in list(self._waiting.values()))
+        """How many questions wait, without those under way."""
+        return len(self._waiting)
 
     @property
     def forwards(self) -> int:
@@ -115,8 +115,11 @@ class Desk:
                 raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "too many questions wait.")
             asked = _Asked(question, batch.layout_of(question) if self._answering.is_merging else None)
             self._count += 1
-            self._waiting[self._count] = asked
+            number = self._count
+            self._waiting[number] = asked
             self._changed.notify_all()
+        # Its student has gone, and the room it took is given to others: its tensors must not stay.
+        asked.future.add_done_callback(lambda future: future.cancelled() and self._forget(number))
         return asked.future
 
     def bring(self, standby: Standby) -> None:
@@ -124,6 +127,10 @@ class Desk:
         with self._changed:
             self._standbys[standby.info.peer] = standby
             self._changed.notify_all()
+
+    def _forget(self, number: int) -> None:
+        with self._changed:
+            self._waiting.pop(number, None)
 
     def _run(self) -> None:
         try:

@@ -6,7 +6,7 @@ from typing import Any, Final, final
 
 from typing_extensions import override
 
-from codistill.errors import SnapshotError, StoreError
+from codistill.errors import KeyMissingError, SnapshotError, StoreError
 from codistill.exchange.base import Progress
 from codistill.exchange.checkpoint.agreement import EVERY_STEPS
 from codistill.exchange.checkpoint.background import Outcome
@@ -66,8 +66,7 @@ class FreePace(Pace):
             saved = None if self._side is None else self._side.saved
             if is_strict and not self._is_known(saved is not None and bool(saved.teachers)):
                 self._count_published(self._agreement.do(lambda: self._publishing.publish_now(progress)))
-            changes = self._agreement.do(lambda: self._find_teachers(progress, is_strict=is_strict))
-            self._bring(changes, is_strict=is_strict)
+            self._apply(self._bring_teachers(progress, is_strict=is_strict), is_strict=is_strict)
         except BaseException:
             if self._side is not None:
                 self._leave(self._side)
@@ -76,10 +75,12 @@ class FreePace(Pace):
     @override
     def step(self, progress: Progress) -> None:
         self._classroom.step = progress.step
-        try:
-            self._tend(progress)
-        except Exception as error:  # noqa: BLE001 - raised below, on all ranks at once
-            self._error = self._error or error
+        for tend in (self._tend, self._tend_publishing, self._tend_looking):
+            # Each: ranks of which one had not begun to publish would wait for it when they close.
+            try:
+                tend(progress)
+            except Exception as error:  # noqa: BLE001 - raised below, on all ranks at once
+                self._error = self._error or error
         if self._agreement.is_due(progress.step):
             self._agree(progress.step)
         else:
@@ -176,6 +177,20 @@ class FreePace(Pace):
                     return False
         return True
 
+    def _bring_teachers(self, progress: Progress, *, is_strict: bool) -> Changes:
+        """Return the first teachers, on all ranks; look again where a peer has replaced what was found."""
+        gone = None
+        while True:
+            found = self._agreement.do(lambda: self._find_teachers(progress, is_strict=is_strict))
+            changes = self._bring_found(found)
+            is_gone = any(isinstance(error, KeyMissingError) for error in changes.unread.values())
+            (is_gone_anywhere,) = self._ranks.maximum([is_gone])
+            orders = {one.manifest.peer: one.manifest.order for one in changes.discoveries}
+            # What is still pointed to though it is gone will not come back.
+            if not is_gone_anywhere or orders == gone:
+                return changes
+            gone = orders
+
     def _find_teachers(self, progress: Progress, *, is_strict: bool) -> Changes | None:
         side, reader = self._side, self._newest
         if side is None or reader is None:
@@ -229,21 +244,28 @@ class FreePace(Pace):
         )
 
     def _tend(self, progress: Progress) -> None:
-        """Take what the background has done, and give it more to do."""
+        """Take what the background has done."""
         side = self._side
-        is_due = progress.step % self._settings.interval_steps == 0
         if side is not None:
             self._tend_heartbeat(side, progress)
             self._collect(side)
-            if is_due:
+            if self._is_interval_over(progress):
                 self._judge(progress)
-        if is_due:
+
+    def _tend_publishing(self, progress: Progress) -> None:
+        if self._is_interval_over(progress):
             self._offer_publish(progress)
-        if side is not None and is_due:
+
+    def _tend_looking(self, progress: Progress) -> None:
+        side = self._side
+        if side is not None and self._is_interval_over(progress):
             self._offer_look(progress)
             self._collect(side)
             self._commentary.on_stale(self._classroom, self._pending)
             self._commentary.on_being_alone(side, self._classroom, progress.step)
+
+    def _is_interval_over(self, progress: Progress) -> bool:
+        return progress.step % self._settings.interval_steps == 0
 
     def _offer_publish(self, progress: Progress) -> None:
         # Where all ranks write, they have met the same failures, so that all are due or none.

@@ -166,8 +166,12 @@ class Pace(ABC):
 
     def _bring(self, changes: Changes | None, *, is_strict: bool) -> None:
         """Apply rank 0's changes on all ranks, having waited for them."""
+        self._apply(self._bring_found(changes), is_strict=is_strict)
+
+    def _bring_found(self, changes: Changes | None) -> Changes:
+        """Return on all ranks what rank 0 has found, having waited for it."""
         self._agreement.do(lambda: self._delivery.announce(changes))
-        self._apply(self._agreement.do(self._delivery.bring), is_strict=is_strict)
+        return self._agreement.do(self._delivery.bring)
 
     def _apply(self, changes: Changes, *, is_strict: bool) -> None:
         """Let the teachers become what was decided; what fails on one rank fails on all.

@@ -1,5 +1,6 @@
 """Publishing a model that ranks divide among them."""
 
+import time
 from typing import Literal, final
 
 from typing_extensions import override
@@ -93,12 +94,13 @@ class ShardedPublishing(Publishing):
         assert outcome is not None
         self._outcome = None
         error = outcome.error
+        # Whatever is raised, nothing is under way then.
+        phase, self._phase = self._phase, "idle"
         self._agreement.meet(None if isinstance(error, StoreError) else error)
         (has_failed,) = self._ranks.maximum([error is not None])
-        if self._phase == "writing":
+        if phase == "writing":
             self._point(outcome, has_failed=bool(has_failed))
             return None
-        self._phase = "idle"
         if isinstance(error, StoreError):
             self._error = error
         failure, self._error = self._error, None
@@ -117,8 +119,9 @@ class ShardedPublishing(Publishing):
     @override
     def finish(self, *, timeout_s: float = FOR_EVER_S) -> Published | None:
         published = None
+        deadline_s = time.monotonic() + timeout_s
         while self.is_under_way:
-            if self.is_waiting and not self._worker.wait(timeout_s):
+            if self.is_waiting and not self._worker.wait(max(0.0, deadline_s - time.monotonic())):
                 self._outcome = Outcome(error=StoreError("The store has not answered in time."))
             assert not self.is_waiting
             published = self.advance()

@@ -258,6 +258,10 @@ class TopK(PredictionCodec):
         class_dim: int = -1,
     ) -> SparseTarget:
         _check_names(tensors, ("classes", "probabilities", "rest", "entropy"))
+        if not -len(shape) <= class_dim < len(shape):
+            raise ValueError(
+                f"shape of a prediction must have a dimension {class_dim} of classes, got {list(shape)}."
+            )
         classes = shape[class_dim]
         positions = list(shape)
         del positions[class_dim]

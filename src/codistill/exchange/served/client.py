@@ -1,8 +1,13 @@
 """Requests to a prediction server, each with a bound on time and size."""
 
+import contextlib
+import functools
 import http
 import json
+import socket
+import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -29,7 +34,7 @@ class ServerClient:
     """Keeps one connection to a server.
 
     **Ranks**: each has its own; one thread at a time.
-    **Blocks**: every request up to the timeout, or twice that if the server sends piecemeal.
+    **Blocks**: every request up to the timeout, however the server sends.
     **On failure**: the next request makes a new connection.
     """
 
@@ -69,6 +74,8 @@ class ServerClient:
                 "ca_certs": None if ca_file is None else str(ca_file),
             }
         self._pool = self._urllib3.connection_from_url(url.url, maxsize=1, retries=False, **trusted)
+        self._connection: Any = None
+        self._pool.ConnectionCls = functools.partial(self._make, self._pool.ConnectionCls)
 
     def get(self, path: str, *, max_bytes: int) -> bytes:
         """Return what is at a path.
@@ -113,13 +120,21 @@ class ServerClient:
         remaining_s = deadline_s - time.monotonic()
         if remaining_s <= 0:
             raise ServerAwayError(f"no answer within {self._timeout_s:g} s")
+        with self._hanging_up_in(remaining_s):
+            content = self._read(method, path, body, max_bytes, remaining_s)
+        if time.monotonic() > deadline_s:
+            # What hanging up has cut short may look whole.
+            raise ServerAwayError(f"no whole answer within {self._timeout_s:g} s")
+        return content
+
+    def _read(self, method: str, path: str, body: bytes | None, max_bytes: int, timeout_s: float) -> bytes:
         headers = self._headers | ({} if body is None else {"Content-Type": MEDIA_TYPE})
         response = self._pool.request(
             method,
             self._url.path + path,
             body=body,
             headers=headers,
-            timeout=self._urllib3.Timeout(total=remaining_s),
+            timeout=self._urllib3.Timeout(total=timeout_s),
             redirect=False,
             preload_content=False,
             decode_content=False,
@@ -133,8 +148,6 @@ class ServerClient:
                 content += piece
                 if len(content) > max_bytes:
                     raise ServerAwayError(f"its answer is larger than {max_bytes} bytes")
-                if time.monotonic() > deadline_s:
-                    raise ServerAwayError(f"no whole answer within {self._timeout_s:g} s")
             is_whole = True
             return bytes(content)
         finally:
@@ -143,6 +156,31 @@ class ServerClient:
                 response.release_conn()
             else:
                 response.close()
+
+    @contextlib.contextmanager
+    def _hanging_up_in(self, timeout_s: float) -> Iterator[None]:
+        """Bound the block: urllib3's timeout is for each byte that comes, not for all of them."""
+        timer = threading.Timer(timeout_s, self._hang_up)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            # It must not hang up on the next request.
+            timer.join()
+
+    def _hang_up(self) -> None:
+        """Let whoever reads from the connection find it at its end."""
+        connection = None if self._connection is None else self._connection.sock
+        if connection is not None:
+            with contextlib.suppress(OSError):
+                # Not the method of an SSLSocket, which is in use on another thread.
+                socket.socket.shutdown(connection, socket.SHUT_RDWR)
+
+    def _make(self, make: Callable[..., Any], **options: Any) -> Any:
+        self._connection = make(**options)
+        return self._connection
 
 
 def _refusal(status: int, body: bytes) -> Exception:
