@@ -1,4 +1,6 @@
+import gc
 import threading
+import weakref
 from concurrent.futures import wait
 from http import HTTPStatus
 
@@ -425,6 +427,20 @@ def test_indices_that_an_embedding_does_not_have_are_refused(open_desk):
     assert ask(9, 1).predictions
 
 
+@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+def test_bags_of_indices_that_there_are_not_are_refused(open_desk, mode):
+    desk = open_desk()
+    bring(desk, nn.EmbeddingBag(10, CLASSES, mode=mode))
+
+    def ask(*offsets):
+        return desk.ask(question((torch.tensor([1, 2, 3]), torch.tensor(offsets)))).result(30)
+
+    assert ask(0, 2, 2, 3).predictions
+    for offsets in ((1, 2), (0, 2, 1), (0, 4), (0, 9, 1)):
+        with pytest.raises(Refusal, match="offsets must rise from 0 to at most 3"):
+            ask(*offsets)
+
+
 def test_whole_numbers_need_a_range_that_is_known(open_desk):
     pixels = torch.tensor([[0, 255]], dtype=torch.uint8)
 
@@ -469,6 +485,22 @@ def test_a_question_that_nobody_waits_for_is_not_answered(open_desk):
     assert wanted.result(30).predictions
     assert under_way.result(30).predictions
     assert module.rows == [1, 3]
+
+
+def test_a_question_that_nobody_waits_for_takes_no_room(open_desk):
+    desk, module = open_desk(limits=Limits(max_pending=1)), Counted()
+    bring(desk, module)
+    under_way = hold(desk, module)
+    inputs = batch(1)
+    content = weakref.ref(inputs)
+    assert desk.ask(question(inputs)).cancel()
+    del inputs
+    gc.collect()
+    assert content() is None
+    wanted = desk.ask(question(batch(1)))
+    module.gate.set()
+    assert wanted.result(30).predictions
+    assert under_way.result(30).predictions
 
 
 def test_what_waits_at_the_end_is_refused(open_desk):

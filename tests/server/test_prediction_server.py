@@ -110,8 +110,10 @@ def test_every_answer_is_that_of_the_very_version_that_it_names(store, serve, pe
         peers[name].publish(versions[name, 0])
     server = serve(store, make=Wide)
     is_over = threading.Event()
+    have_all_asked = threading.Barrier(students + 1)
 
     def publish():
+        have_all_asked.wait(60)
         for sequence in range(1, 12):
             for name in names:
                 peers[name].publish(versions[name, sequence])
@@ -138,6 +140,8 @@ def test_every_answer_is_that_of_the_very_version_that_it_names(store, serve, pe
                 assert prediction.step == prediction.sequence[1] + 1
                 seen.add((prediction.peer, prediction.sequence))
             exchange.step(Progress(step=asked))
+            if asked == 1:
+                have_all_asked.wait(60)
         # By now the last version has come.
         predictions = exchange.predict(torch.zeros(1, FEATURES), None).peers
         assert [prediction.sequence for prediction in predictions] == [(0, 11), (0, 11)]
@@ -419,6 +423,7 @@ def test_a_question_must_say_its_size_and_type(small):
         (ask(torch.zeros(2, FEATURES)) + b"x", 400, "safetensors"),
         (ask(torch.zeros(5, FEATURES)), 413, "at most 4 samples, got 5"),
         (ask(torch.zeros(3, 3, dtype=torch.int64)), 413, "at most 8 whole numbers, got 9"),
+        (ask(torch.zeros(1, 0, 2**33)), 413, "got 8589934592"),
         (ask(torch.full((2, 2), 100)), 422, "from 0 to 99"),
         (ask(torch.full((2, 2), -1)), 422, "from 0 to 99"),
         (ask(torch.zeros(2, 7)), 422, "peer 'b' cannot answer this: RuntimeError"),

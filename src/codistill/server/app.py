@@ -156,6 +156,13 @@ class App:
                 f"a question must have at most {self._limits.max_batch} samples, got {question.rows}. Ask in "
                 "smaller batches, or serve with --max-batch.",
             )
+        if question.extent > self._limits.max_body_bytes:
+            # Nothing needs to be sent for it, and a sum over what is empty takes memory for the rest.
+            raise Refusal(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                f"an empty tensor must have at most {self._limits.max_body_bytes} elements were its empty "
+                f"dimensions of length 1, got {question.extent}.",
+            )
         if question.whole_numbers > self._limits.max_integers:
             raise Refusal(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE,

@@ -119,7 +119,7 @@ class Desk:
             self._waiting[number] = asked
             self._changed.notify_all()
         # Its student has gone, and the room it took is given to others: its tensors must not stay.
-        asked.future.add_done_callback(lambda future: future.cancelled() and self._forget(number))
+        asked.future.add_done_callback(lambda _: self._forget(number))
         return asked.future
 
     def bring(self, standby: Standby) -> None:

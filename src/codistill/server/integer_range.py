@@ -23,7 +23,7 @@ def count_embeddings(module: nn.Module) -> int | None:
 
 
 def guard_embeddings(module: nn.Module) -> None:
-    """Make every embedding of a model refuse indices that it does not have, before its device sees them.
+    """Make every embedding refuse indices and bags that there are not, before its device sees them.
 
     A model may have embeddings of several lengths, and what reaches which is known to itself alone.
     """
@@ -69,3 +69,9 @@ def _check_indices(part: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
     least, most = (int(bound) for bound in indices.aminmax())
     if least < 0 or most >= part.num_embeddings:
         raise IndexError(f"indices must be from 0 to {part.num_embeddings - 1}, got {least} to {most}")
+    offsets = args[1] if len(args) > 1 else kwargs.get("offsets")
+    # Bags that end before they begin make torch read, or answer with, memory that is not theirs (torch 2.13).
+    if isinstance(part, nn.EmbeddingBag) and isinstance(offsets, Tensor) and offsets.numel() > 0:
+        ends = offsets.cpu().long()
+        if int(ends[0]) != 0 or bool((ends.diff() < 0).any()) or int(ends[-1]) > indices.numel():
+            raise IndexError(f"offsets must rise from 0 to at most {indices.numel()}, the number of indices")

@@ -32,6 +32,7 @@ from codistill import (
     SnapshotOptions,
     TeacherOptions,
 )
+from codistill.errors import PeerTakenError
 from codistill.exchange.base import Progress
 from codistill.exchange.checkpoint import fetcher
 from codistill.exchange.checkpoint.life import Life
@@ -678,6 +679,45 @@ def signed(folder, name, rank, ranks):
     return {"said": said, "unsigned": unsigned, "signed": peer.seeds(), "own": peer.own()}
 
 
+def taken_over(folder, name, rank, ranks):
+    """The name is taken over at a step that publishes; the ranks then close as after a good run."""
+    peer = Peer(folder, name, rank, ranks, peers=["a", "b"], interval_steps=10)
+    while peer.step < 9:
+        peer.train()
+    if rank == 0:
+        claim_life(peer.store, name, after=None)
+        peer.exchange._life.pace._side.heartbeat.try_to_beat()
+    error = None
+    try:
+        peer.train()
+    except PeerTakenError as caught:
+        error = caught
+    with hearing() as said:
+        peer.codistiller.close(timeout_s=TIMEOUT_S)
+    return {"step": peer.step, "is_taken": error is not None, "said": said}
+
+
+def replaced_before_it_is_read(folder, name, rank, ranks):
+    """What rank 0 has found at the start is replaced and deleted before any rank has read of it."""
+    other = Other(folder, rank)
+    if rank == 0:
+        other.publisher._keep = 1
+    other.publish(1, step=1)
+    to_publish = [2]
+
+    def build(info):
+        if to_publish:
+            other.publish(to_publish.pop(), step=2)
+        return peer.build(info)
+
+    membership = Membership(start_with_peers=1, start_timeout_s=TIMEOUT_S)
+    peer = Peer(folder, name, rank, ranks, peers=["a", "b"], build=build, membership=membership)
+    peer.train()
+    found = peer.seeds()
+    peer.codistiller.close()
+    return found
+
+
 WORLDS = {
     "a": [unequal_ranks, two_architectures, the_wide_one_teaches],
     "b": [unequal_ranks, two_architectures, the_wide_one_teaches],
@@ -695,6 +735,8 @@ WORLDS = {
         other_ways_to_hold_a_model,
         weights_that_cannot_be_published,
         signed,
+        taken_over,
+        replaced_before_it_is_read,
     ],
 }
 

@@ -328,6 +328,15 @@ def test_a_start_with_peers_publishes_step_0_in_shards_and_has_a_teacher_at_once
     assert differences(state, joined([first["own"], second["own"]])) == []
 
 
+def test_ranks_whose_name_is_taken_over_as_they_publish_close_together_all_the_same(two):
+    for rank in two["taken_over"]:
+        assert (rank["is_taken"], rank["step"]) == (True, 10)
+
+
+def test_a_start_with_peers_takes_the_newer_snapshot_if_what_it_found_is_gone(two):
+    assert two["replaced_before_it_is_read"] == ({"b": 2}, {"b": 2})
+
+
 def test_weights_that_cannot_be_published_are_raised_on_all_ranks_at_the_start(two):
     first, second = two["weights_that_cannot_be_published"]
     what = "state['odd'] must be a dense tensor of a dtype that safetensors keeps, got dtype torch.complex64"

@@ -163,6 +163,18 @@ def test_a_mistake_is_raised_where_ranks_meet(store, make_divided):
         publishing.advance()
 
 
+def test_after_a_mistake_nothing_is_under_way(store, make_divided):
+    publishing = publishing_of(store, make_divided())
+    store.faults.fail("write", times=1, error=ZeroDivisionError("a mistake"))
+    publishing.begin(Progress(step=5))
+    with pytest.raises(ZeroDivisionError):
+        publishing.finish()
+    assert not publishing.is_under_way
+    assert publishing.finish() is None
+    publishing.publish_now(Progress(step=6))
+    assert value_of(store)[1] == 6
+
+
 def test_weights_that_cannot_be_published_are_raised_where_ranks_meet(store, make_divided):
     model = make_divided()
     publishing = publishing_of(store, model)

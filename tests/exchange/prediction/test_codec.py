@@ -154,6 +154,14 @@ def test_logits_that_do_not_fit_are_refused(codec, tensors, message):
         codec.decode(tensors, shape=torch.Size((2, 7)))
 
 
+@pytest.mark.parametrize(("shape", "class_dim"), [((), -1), ((4,), 1), ((2, 3), -3)])
+def test_a_shape_without_a_dimension_of_classes_is_refused(shape, class_dim):
+    codec = TopK(3, sampled=1)
+    tensors = codec.encode(torch.zeros(2, 7))
+    with pytest.raises(ValueError, match="dimension"):
+        codec.decode(tensors, shape=torch.Size(shape), class_dim=class_dim)
+
+
 def test_codecs_suit_the_losses_that_they_do_not_bias():
     for codec in (Exact(), BFloat16()):
         codec.check_suits(Divergence("logit_mse"), "logits", teachers=None)

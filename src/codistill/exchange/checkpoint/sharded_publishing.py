@@ -1,7 +1,7 @@
 """Publishing a model that ranks divide among them."""
 
 import time
-from typing import Literal, final
+from typing import Final, Literal, final
 
 from typing_extensions import override
 
@@ -14,6 +14,9 @@ from codistill.exchange.checkpoint.publishing import FOR_EVER_S, Published, Publ
 from codistill.exchange.checkpoint.shard_writer import ShardWriter
 from codistill.parallel.group import PeerRanks
 from codistill.snapshots.written_shard import WrittenShard
+
+# Also if the shards have taken all the time: to delete them, if there is to be no snapshot.
+_LAST_WORD_S: Final = 1.0
 
 
 @final
@@ -121,7 +124,10 @@ class ShardedPublishing(Publishing):
         published = None
         deadline_s = time.monotonic() + timeout_s
         while self.is_under_way:
-            if self.is_waiting and not self._worker.wait(max(0.0, deadline_s - time.monotonic())):
+            remaining_s = max(
+                deadline_s - time.monotonic(), _LAST_WORD_S if self._phase == "pointing" else 0.0
+            )
+            if self.is_waiting and not self._worker.wait(remaining_s):
                 self._outcome = Outcome(error=StoreError("The store has not answered in time."))
             assert not self.is_waiting
             published = self.advance()
@@ -142,7 +148,9 @@ class ShardedPublishing(Publishing):
             self._error = StoreError(
                 f"Rank {rank} of this peer could not write its shard: {message.decode()}"
             )
-            self._worker.offer(lambda: publisher.abandon(sequence, shards=self._writer.count))
+            if not self._worker.offer(lambda: publisher.abandon(sequence, shards=self._writer.count)):
+                # It is this rank's store that hangs; what the others have written stays, and nobody reads it.
+                self._outcome = Outcome()
         else:
             written = [WrittenShard.from_json(content) for content in contents if content]
             progress, finished = self._progress, self._is_last

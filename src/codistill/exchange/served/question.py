@@ -1,5 +1,6 @@
 """What a student asks a prediction server: a batch, and whose predictions on it."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -116,6 +117,14 @@ class Question:
     def whole_numbers(self) -> int:
         """How many whole numbers there are in it, such as tokens."""
         return sum(tensor.numel() for tensor in self.tensors.values() if is_whole(tensor))
+
+    @property
+    def extent(self) -> int:
+        """The most elements that a tensor without any would have, were its empty dimensions of length 1."""
+        return max(
+            math.prod(max(1, length) for length in tensor.shape) if tensor.numel() == 0 else 0
+            for tensor in self.tensors.values()
+        )
 
     def wants(self, peer: str, order: Order) -> bool:
         """Return whether a snapshot of a peer is to predict.
