@@ -87,11 +87,6 @@ def missed(results: Results) -> list[str]:
     return found
 
 
-def is_known(sentence: str) -> bool:
-    """Return whether what missed its limit is what paramiko (5.1) makes of ``readv`` in ``SftpStore``."""
-    return " sftp: received is planned -" in sentence
-
-
 def _problems(cut: Cut, peer: dict[str, Any]) -> Iterator[str]:
     """Yield what is not as the page says."""
     if ("error" in peer) != (cut.timeout_s is not None):
@@ -265,12 +260,6 @@ def _limits(sentences: list[str]) -> Iterator[str]:
     yield "## What missed its limit\n"
     yield from [f"- {sentence}" for sentence in sentences] or ["Nothing."]
     yield ""
-    if any(is_known(sentence) for sentence in sentences):
-        yield _text(
-            "What SFTP receives is sometimes more than is needed, on a fast link or of a small file: "
-            "paramiko asks for a file in one thread and takes answers in another, and where these come "
-            "faster, it asks for the rest once more."
-        )
 
 
 def _shorten(error: str) -> str:
