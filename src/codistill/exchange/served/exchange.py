@@ -15,27 +15,24 @@ from codistill.exchange.base import (
     DistillationSettings,
     Exchange,
     ExchangeCounters,
-    PeerPrediction,
     Predictions,
     Progress,
     TeacherInfo,
 )
 from codistill.exchange.checkpoint.exchange import CheckpointExchange
-from codistill.exchange.checkpoint.fading import Fading
 from codistill.exchange.checkpoint.membership import MAX_PEERS
-from codistill.exchange.checkpoint.quarantine import Quarantine, is_worse
-from codistill.exchange.checkpoint.roster import Order, Roster, Sighted
+from codistill.exchange.checkpoint.roster import Order, Sighted
 from codistill.exchange.notices import Notices
 from codistill.exchange.prediction.codec import BFloat16, Exact, PredictionCodec, TopK, as_codec
-from codistill.exchange.served.answer import Answer, ServedPrediction, ServedVersion
+from codistill.exchange.served.answer import Answer, ServedPrediction
 from codistill.exchange.served.bearer_token import BearerToken
 from codistill.exchange.served.client import ServerAwayError, ServerClient, ServerRefusalError
 from codistill.exchange.served.question import Question
+from codistill.exchange.served.teachers import ServedTeachers
 from codistill.exchange.served.tensor_message import MAX_HEADER_BYTES
 from codistill.exchange.served.url import ServerUrl
-from codistill.exchange.usable import without_nan
-from codistill.losses.sparse import SparseTarget, check_draws
-from codistill.losses.targets import DenseTarget, Target
+from codistill.losses.sparse import check_draws
+from codistill.losses.targets import Target
 from codistill.parallel.group import PeerRanks
 from codistill.snapshots.document import Fields, as_integer
 from codistill.snapshots.keys import check_peer_name
@@ -45,7 +42,6 @@ PEERS_PATH: Final = "/v1/peers"
 
 _STATE_VERSION: Final = 1
 _LOOK_EVERY_STEPS: Final = 50
-_INTERVALS_UNTIL_STALE: Final = 20
 _MOST_PAUSED_STEPS: Final = 255
 _MOST_BYTES_OF_PEERS: Final = 2**20
 # Where the student's logits are not known, and with them the size of an answer.
@@ -114,7 +110,6 @@ class ServedExchange(Exchange):
         self._codec = _check_codec(codec)
         if max_age_steps is not None:
             check_int("max_age_steps", max_age_steps, minimum=1, hint="It counts optimizer steps.")
-        self._max_age_steps = max_age_steps
         self._publishing = _check_publishing(publishing, self._peer)
         check_seconds("timeout_s", timeout_s, hint="10.0 is the default.")
         self._url = ServerUrl.parse(url)
@@ -127,11 +122,13 @@ class ServedExchange(Exchange):
         self.counters = ExchangeCounters() if publishing is None else publishing.counters
         self.interval_steps = _LOOK_EVERY_STEPS if publishing is None else publishing.interval_steps
         self._notices = Notices()
-        self._quarantine = Quarantine()
-        self._roster = Roster()
-        self._versions: dict[str, ServedVersion] = {}
-        self._new: list[str] = []
-        self._task_loss: float | None = None
+        self._teachers = ServedTeachers(
+            self._notices,
+            url=self._url.url,
+            peer=self._peer,
+            peers=self._peers,
+            max_age_steps=max_age_steps,
+        )
         self._step = 0
         self._questions_of_step = 0
         self._failures = 0
@@ -183,7 +180,7 @@ class ServedExchange(Exchange):
             return
         if self._publishing is not None:
             self._publishing.begin(progress)
-        self._step = progress.step
+        self._step = self._teachers.step = progress.step
         self._ask_from_step = progress.step
         try:
             self._client.get(PEERS_PATH, max_bytes=_MOST_BYTES_OF_PEERS)
@@ -219,10 +216,10 @@ class ServedExchange(Exchange):
             self._note_failure(f"its answer cannot be used: {error}")
         else:
             if logits is not None and self._was_answered:
-                answer, targets = self._without_other_shapes(answer, targets, logits.shape)
+                answer, targets = self._teachers.without_other_shapes(answer, targets, logits.shape)
             self._note_success()
             device = _device_of(inputs) if logits is None else logits.device
-            return self._take(answer, targets, device)
+            return self._teachers.take(answer, targets, device)
         return Predictions(())
 
     @override
@@ -238,40 +235,22 @@ class ServedExchange(Exchange):
                 )
         else:
             self.counters.fetched.clear()
-        self.counters.fetched.extend(peer for peer in self._new if peer in self._versions)
-        self._new.clear()
-        self._step = progress.step
+        self.counters.fetched.extend(self._teachers.take_new())
+        self._step = self._teachers.step = progress.step
         self._questions_of_step = 0
         if progress.step % self.interval_steps == 0:
-            self._task_loss = progress.task_loss
-            for peer, reason in self._quarantine.judge(self.teachers, progress.task_loss).items():
-                self._say_quarantined(peer, reason)
+            self._teachers.judge(progress.task_loss, is_away=self._failures > 0)
 
     @property
     @override
     def teachers(self) -> Mapping[str, TeacherInfo]:
-        is_away = self._failures > 0
-        return {
-            peer: TeacherInfo(
-                peer=peer,
-                incarnation=version.incarnation,
-                sequence=version.sequence,
-                step=version.step,
-                samples=version.samples,
-                age_steps=self._roster.age_steps(peer, step=self._step),
-                task_loss=version.task_loss,
-                metadata={},
-                share=0.0 if is_away else self._share(peer),
-                is_quarantined=peer in self._quarantine.peers,
-            )
-            for peer, version in sorted(self._versions.items())
-        }
+        return self._teachers.describe(is_away=self._failures > 0)
 
     @override
     def state_dict(self) -> dict[str, Any]:
         return {
             "version": _STATE_VERSION,
-            "seen": {peer: [*one.order, one.step] for peer, one in sorted(self._roster.peers.items())},
+            "seen": {peer: [*one.order, one.step] for peer, one in sorted(self._teachers.seen.items())},
             "publishing": None if self._publishing is None else self._publishing.state_dict(),
         }
 
@@ -290,7 +269,7 @@ class ServedExchange(Exchange):
             seen[check_peer_name(peer)] = Sighted((incarnation, sequence), step)
         if self._publishing is not None and not fields.is_null("publishing"):
             self._publishing.load_state_dict(state["publishing"])
-        self._roster = Roster(seen)
+        self._teachers.remember(seen)
 
     @override
     def close(self, progress: Progress, *, publish: bool, timeout_s: float = 60.0) -> None:
@@ -314,9 +293,7 @@ class ServedExchange(Exchange):
             raise RuntimeError("exchange must be given to a Codistiller first, got no student.")
 
     def _question(self, inputs: Any) -> Question:
-        left_out: dict[str, Order | None] = {
-            peer: version.order for peer, version in self._versions.items() if self._share(peer) == 0.0
-        }
+        left_out: dict[str, Order | None] = dict(self._teachers.silent)
         if self._peer is not None:
             left_out[self._peer] = None
         place = f"{self._peer}/{self._rank}/{self._step}/{self._questions_of_step}"
@@ -354,104 +331,6 @@ class ServedExchange(Exchange):
             shape=prediction.shape,
             temperature=self._temperature,
             class_dim=self._class_dim,
-        )
-
-    def _take(self, answer: Answer, targets: Sequence[Target], device: torch.device) -> Predictions:
-        """Make an answer what the student knows of its teachers; return what it is taught."""
-        told = {prediction.version.peer for prediction in answer.predictions}
-        # Who was left out because it counts nothing is still there, as far as the student knows.
-        self._versions = {
-            peer: version
-            for peer, version in self._versions.items()
-            if peer in told or self._share(peer) == 0.0
-        }
-        predictions = []
-        for prediction, target in zip(answer.predictions, targets, strict=True):
-            version = prediction.version
-            if not self._is_welcome(version):
-                continue
-            target, usable = without_nan(target)
-            if not prediction.is_usable or usable == 0.0:
-                reason = f"its logits at step {version.step} are not finite numbers"
-                if self._quarantine.put(version.peer, reason):
-                    self._say_quarantined(version.peer, reason)
-            predictions.append(
-                PeerPrediction(
-                    peer=version.peer,
-                    target=_on(device, target),
-                    step=version.step,
-                    samples=version.samples,
-                    sequence=version.order,
-                    share=self._share(version.peer),
-                )
-            )
-        return Predictions(tuple(predictions))
-
-    def _without_other_shapes(
-        self, answer: Answer, targets: list[Target], shape: torch.Size
-    ) -> tuple[Answer, list[Target]]:
-        """Leave out peers that have become another model; in a first answer the loss refuses them."""
-        pairs = []
-        for prediction, target in zip(answer.predictions, targets, strict=True):
-            subject = ("shape", prediction.version.peer)
-            if prediction.shape == shape:
-                self._notices.has_passed(subject)
-                pairs.append((prediction, target))
-                continue
-            self._notices.say(
-                subject,
-                f"Peer {prediction.version.peer!r} is not learnt from at step {self._step}: its logits have "
-                f"shape {list(prediction.shape)}, the student's {list(shape)}.",
-            )
-        return Answer(predictions=tuple(one for one, _ in pairs)), [target for _, target in pairs]
-
-    def _is_welcome(self, version: ServedVersion) -> bool:
-        """Take note of a version; return False if the student is not to learn from it."""
-        peer = version.peer
-        if peer == self._peer or (self._peers is not None and peer not in self._peers):
-            return False
-        if not self._roster.see(peer, version.order, step=self._step):
-            self._notices.say(
-                ("older", peer),
-                f"The server at {self._url.url} has gone back to an older snapshot of peer {peer!r} than it "
-                "has shown before: it is not learnt from until there is a newer one.",
-            )
-            self._versions.pop(peer, None)
-            return False
-        self._notices.has_passed(("older", peer))
-        known = self._versions.get(peer)
-        self._versions[peer] = version
-        if known is None or known.order != version.order:
-            self._new.append(peer)
-            is_better = peer in self._quarantine.peers and not is_worse(version.task_loss, self._task_loss)
-            if is_better and self._quarantine.let_out(peer):
-                self._notices.has_passed(("quarantine", peer))
-        return True
-
-    def _share(self, peer: str) -> float:
-        """Return how much a teacher counts at this step, between 0 and 1."""
-        if peer in self._quarantine.peers:
-            return 0.0
-        version = self._versions[peer]
-        fading = Fading(
-            max_age_steps=self._max_age_steps or _INTERVALS_UNTIL_STALE * version.interval_steps,
-            when_stale="fade",
-        )
-        age_steps = self._roster.age_steps(peer, step=self._step)
-        share = fading.share(age_steps, is_finished=version.finished)
-        if share < 1.0:
-            self._notices.say(
-                ("fading", peer, version.order),
-                f"Peer {peer!r} has published nothing new for {age_steps} steps of this student: its share "
-                "falls to 0.",
-            )
-        return share
-
-    def _say_quarantined(self, peer: str, reason: str) -> None:
-        self._notices.say(
-            ("quarantine", peer),
-            f"Peer {peer!r} is not learnt from any more: {reason}. It will be again once it has published a "
-            "better snapshot.",
         )
 
     def _note_failure(self, reason: str) -> None:
@@ -514,16 +393,3 @@ def _device_of(inputs: Any) -> torch.device:
     values = inputs.values() if isinstance(inputs, Mapping) else inputs
     first: Tensor = inputs if isinstance(inputs, Tensor) else next(iter(values))
     return first.device
-
-
-def _on(device: torch.device, target: Target) -> Target:
-    """Return a target on a device."""
-    if isinstance(target, DenseTarget):
-        return DenseTarget(target.logits.to(device))
-    return SparseTarget(
-        classes=target.classes.to(device),
-        weights=target.weights.to(device),
-        entropy=target.entropy.to(device),
-        temperature=target.temperature,
-        class_count=target.class_count,
-    )
