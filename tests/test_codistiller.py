@@ -12,7 +12,7 @@ from torch import nn
 from codistill.codistiller import Codistiller
 from codistill.errors import CodistillWarning, PeerTakenError, RunExistsError
 from codistill.exchange.checkpoint import CheckpointExchange, Membership, load_snapshot
-from codistill.exchange.teachers import TeacherOptions
+from codistill.exchange.teacher_options import TeacherOptions
 from codistill.losses.divergences import Divergence
 from codistill.snapshots.status import Status
 from codistill.stores.memory import MemoryStore

@@ -15,7 +15,7 @@ from codistill.exchange.checkpoint import (
 from codistill.exchange.prediction.codec import TopK
 from codistill.exchange.prediction.exchange import PredictionExchange
 from codistill.exchange.served.exchange import ServedExchange
-from codistill.exchange.teachers import TeacherOptions
+from codistill.exchange.teacher_options import TeacherOptions
 from codistill.losses import Divergence
 from codistill.mutual import mutual_losses
 from codistill.snapshots import SnapshotInfo

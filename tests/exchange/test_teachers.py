@@ -8,7 +8,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from codistill.errors import SnapshotMismatchError
-from codistill.exchange.teachers import Teacher, TeacherOptions, check_can_be_copied, make_teacher
+from codistill.exchange.teacher_options import TeacherOptions
+from codistill.exchange.teachers import Teacher, check_can_be_copied, make_teacher
 from codistill.parallel.weights import named_tensors
 from codistill.snapshots.info import SnapshotInfo
 

@@ -10,7 +10,7 @@ from codistill import CheckpointExchange, Codistiller, load_snapshot
 from codistill.errors import PeerMissingError
 from codistill.exchange.checkpoint.lockstep import Lockstep
 from codistill.exchange.checkpoint.membership import Membership
-from codistill.exchange.teachers import TeacherOptions
+from codistill.exchange.teacher_options import TeacherOptions
 from codistill.testing import run_peers
 
 # Silence

@@ -6,7 +6,7 @@ from codistill.exchange.base import Progress
 from codistill.exchange.checkpoint.life import Life
 from codistill.exchange.checkpoint.lives import open_run
 from codistill.exchange.checkpoint.publisher import Publisher
-from codistill.exchange.teachers import TeacherOptions
+from codistill.exchange.teacher_options import TeacherOptions
 from codistill.parallel.weights import named_tensors
 from codistill.server import PredictionServer
 from codistill.snapshots.codec import encode

@@ -6,7 +6,7 @@ from torch import nn
 
 from codistill.errors import SnapshotFormatError, StoreError
 from codistill.exchange.checkpoint.lives import open_run
-from codistill.exchange.teachers import TeacherOptions
+from codistill.exchange.teacher_options import TeacherOptions
 from codistill.parallel.weights import named_tensors
 from codistill.server.follower import Follower
 from codistill.snapshots.signing import SigningKey

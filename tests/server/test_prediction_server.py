@@ -21,7 +21,7 @@ from codistill.exchange.served.answer import Answer
 from codistill.exchange.served.client import MEDIA_TYPE
 from codistill.exchange.served.exchange import PEERS_PATH, PREDICTIONS_PATH, ServedExchange
 from codistill.exchange.served.question import Question
-from codistill.exchange.teachers import TeacherOptions
+from codistill.exchange.teacher_options import TeacherOptions
 from codistill.server import Answering, Limits, Listening, PredictionServer
 from codistill.stores.memory import MemoryStore
 from codistill.testing.peers import run_peers

@@ -16,7 +16,7 @@ import tyro
 from codistill.cli import output, parsing
 from codistill.cli.existing_store import open_existing
 from codistill.cli.usage import UsageError
-from codistill.exchange.teachers import TeacherOptions
+from codistill.exchange.teacher_options import TeacherOptions
 from codistill.server import Answering, Limits, Listening, PredictionServer
 
 DONE, FAILED = 0, 1
@@ -153,4 +153,5 @@ def _function(words: str, flag: str) -> Callable[[Any], Any]:
         raise UsageError(f"{flag} must be a function that can be imported, got {words!r}: {e}.") from e
     if not callable(found):
         raise UsageError(f"{flag} must be a function, got {words!r}, which is a {type(found).__name__}.")
-    return found  # type: ignore[no-any-return]
+    function: Callable[..., Any] = found
+    return function

@@ -8,7 +8,7 @@ from codistill.exchange.base import (
     Progress,
     TeacherInfo,
 )
-from codistill.exchange.teachers import TeacherOptions
+from codistill.exchange.teacher_options import TeacherOptions
 
 __all__ = [
     "Exchange",

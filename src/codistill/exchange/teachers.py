@@ -2,15 +2,15 @@
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from codistill.arguments import check_int
 from codistill.errors import SnapshotMismatchError
 from codistill.exchange.base import PeerPrediction, TeacherInfo, check_inputs
+from codistill.exchange.teacher_options import TeacherOptions
+from codistill.exchange.usable import without_nan
 from codistill.losses.targets import DenseTarget
 from codistill.parallel.weights import (
     copy_into,
@@ -22,50 +22,6 @@ from codistill.parallel.weights import (
 )
 from codistill.snapshots.fingerprint import describe_difference
 from codistill.snapshots.info import SnapshotInfo
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TeacherOptions:
-    """How teachers are made.
-
-    Raises:
-        TypeError, ValueError: If a field is not as described.
-    """
-
-    build: Callable[[SnapshotInfo], nn.Module] | None = None
-    """Returns a new module for the peer of a snapshot, once a peer, and again if that peer comes back with
-    another architecture; None copies the student. It may be parallelised (``fully_shard``), then on all
-    ranks alike, best with ``reshard_after_forward=True``, and it may be on the meta device."""
-    dtype: torch.dtype | None = None
-    """Floating dtype of the teachers' weights, and of what they are called with; None keeps the module's own.
-    Half of the bits are half of the memory."""
-    device: torch.device | str | None = None
-    """Where teachers live, such as another GPU or "cpu"; inputs go there, predictions come back. None is
-    where the module is."""
-    every: int = 1
-    """Let teachers predict at every such step only; in between the distillation loss is 0. It is not scaled
-    up for that: raise the weight."""
-    max_teachers: int = 4
-    """The most teachers to hold; each costs one copy of the weights and one forward a batch."""
-
-    def __post_init__(self) -> None:
-        """Check every field."""
-        if self.build is not None and not callable(self.build):
-            raise TypeError(
-                f"build must be a function from SnapshotInfo to a module, got {type(self.build).__name__}. "
-                "Pass build=lambda info: MyModel(...)."
-            )
-        if self.dtype is not None and not (
-            isinstance(self.dtype, torch.dtype) and self.dtype.is_floating_point
-        ):
-            raise TypeError(
-                f"dtype must be a floating dtype of torch, got {self.dtype!r}. torch.bfloat16 is usual."
-            )
-        if self.device is not None:
-            _check_device(self.device)
-        check_int("every", self.every, minimum=1, hint="1 is at each step.")
-        hint = "To train without peers, leave out the Codistiller."
-        check_int("max_teachers", self.max_teachers, minimum=1, hint=hint)
 
 
 class Teacher:
@@ -185,11 +141,12 @@ class Teacher:
                 f"The model's output must be a tensor of logits, got {type(logits).__name__}. "
                 "Pass Codistiller(outputs_to_logits=...), such as lambda outputs: outputs.logits."
             )
+        # A target before it moves: that is where it is checked to be logits.
         logits = DenseTarget(logits.detach()).logits
-        logits, usable = _without_nan(logits if device is None else logits.to(device))
+        target, usable = without_nan(DenseTarget(logits if device is None else logits.to(device)))
         return PeerPrediction(
             peer=self._info.peer,
-            target=DenseTarget(logits),
+            target=target,
             share=share * usable,
             step=self._info.step,
             samples=self._info.samples,
@@ -314,17 +271,6 @@ def check_can_be_copied(student: nn.Module) -> None:
     _copy_without_forward_hooks(unwrap(student))
 
 
-def _without_nan(logits: Tensor) -> tuple[Tensor, float | Tensor]:
-    """Return logits, or zeros in their place if they are not numbers, and 1 or 0 accordingly."""
-    # One pass and no copy: a sum is NaN or +inf exactly if some logit is, or if both infinities are there.
-    # Half precision would overflow by adding up what is finite.
-    total = logits.sum(dtype=torch.float32 if logits.dtype.itemsize < 4 else None)
-    usable = total < torch.inf
-    if logits.device.type == "cpu":
-        return (logits, 1.0) if usable else (torch.zeros_like(logits), 0.0)
-    return torch.where(usable, logits, 0.0), usable.to(torch.float32)
-
-
 def _copy_without_forward_hooks(student: nn.Module) -> nn.Module:
     try:
         module = copy.deepcopy(student)
@@ -344,13 +290,6 @@ def _memory(module: nn.Module) -> set[int]:
     """Return where the weights lie, to tell whether two modules share some."""
     fragments = named_fragments(module).values()
     return {one.values.data_ptr() for one in fragments if one.values.numel() > 0 and not one.values.is_meta}
-
-
-def _check_device(device: torch.device | str) -> None:
-    try:
-        torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(f'device must be one of torch, got {device!r}. Try "cpu" or "cuda:1".') from error
 
 
 def _move(inputs: Any, *, dtype: torch.dtype | None, device: torch.device | str | None) -> Any:

@@ -13,7 +13,8 @@ from codistill.errors import CodistillError, SnapshotError, SnapshotIntegrityErr
 from codistill.exchange.checkpoint.fetcher import Fetcher
 from codistill.exchange.checkpoint.membership import MAX_PEERS
 from codistill.exchange.checkpoint.roster import Order
-from codistill.exchange.teachers import Teacher, TeacherOptions, make_teacher
+from codistill.exchange.teacher_options import TeacherOptions
+from codistill.exchange.teachers import Teacher, make_teacher
 from codistill.parallel.weights import named_tensors
 from codistill.server.standby import Standby
 from codistill.snapshots.codec import first_nan

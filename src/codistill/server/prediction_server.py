@@ -11,7 +11,7 @@ from typing import Any, Final, Self, final
 
 from codistill.arguments import check_seconds, check_type
 from codistill.exchange.served.answer import ServedVersion
-from codistill.exchange.teachers import TeacherOptions
+from codistill.exchange.teacher_options import TeacherOptions
 from codistill.extras import check_installed, require
 from codistill.server.answering import Answering
 from codistill.server.desk import Desk

@@ -12,7 +12,7 @@ from codistill.exchange.checkpoint.fading import Fading
 from codistill.exchange.checkpoint.fetcher import Fetcher
 from codistill.exchange.checkpoint.saved_state import SavedTeacher
 from codistill.exchange.checkpoint.sighting import Discovery
-from codistill.exchange.teachers import TeacherOptions
+from codistill.exchange.teacher_options import TeacherOptions
 from codistill.fragments import Box
 from codistill.losses.divergences import as_divergence
 

@@ -15,7 +15,7 @@ from codistill.exchange.checkpoint import (
     SnapshotOptions,
     load_snapshot,
 )
-from codistill.exchange.teachers import TeacherOptions
+from codistill.exchange.teacher_options import TeacherOptions
 from codistill.snapshots.status import Status
 from codistill.stores.memory import MemoryStore
 from codistill.testing.clock import FakeClock

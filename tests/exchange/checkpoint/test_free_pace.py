@@ -15,7 +15,7 @@ from codistill.exchange.checkpoint import CheckpointExchange, Membership, load_s
 from codistill.exchange.checkpoint.background import Background, Outcome, Worker
 from codistill.exchange.checkpoint.fetcher import Fetcher
 from codistill.exchange.checkpoint.lives import claim_life
-from codistill.exchange.teachers import TeacherOptions
+from codistill.exchange.teacher_options import TeacherOptions
 from codistill.snapshots.status import Status
 from codistill.stores.memory import MemoryStore
 from codistill.testing.clock import FakeClock

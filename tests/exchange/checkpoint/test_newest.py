@@ -21,7 +21,7 @@ from codistill.exchange.checkpoint.membership import PeerFinder
 from codistill.exchange.checkpoint.newest import NewestReader
 from codistill.exchange.checkpoint.roster import Roster, Sighted
 from codistill.exchange.checkpoint.sighting import Look
-from codistill.exchange.teachers import TeacherOptions
+from codistill.exchange.teacher_options import TeacherOptions
 from codistill.snapshots.status import Status
 from codistill.stores.memory import MemoryStore
 from codistill.testing.clock import FakeClock

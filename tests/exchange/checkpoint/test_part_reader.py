@@ -7,7 +7,7 @@ from codistill.exchange.checkpoint.fading import Fading
 from codistill.exchange.checkpoint.fetcher import Fetcher
 from codistill.exchange.checkpoint.part_reader import NotFiniteError, PartReader
 from codistill.exchange.checkpoint.sighting import Discovery
-from codistill.exchange.teachers import TeacherOptions
+from codistill.exchange.teacher_options import TeacherOptions
 
 
 class Reading:

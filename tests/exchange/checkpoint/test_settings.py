@@ -3,7 +3,7 @@ import pytest
 from codistill.errors import CodistillWarning
 from codistill.exchange.checkpoint import Lockstep, Membership, SnapshotOptions
 from codistill.exchange.checkpoint.settings import Settings
-from codistill.exchange.teachers import TeacherOptions
+from codistill.exchange.teacher_options import TeacherOptions
 from codistill.topologies import All, Ring
 
 

@@ -18,7 +18,7 @@ from codistill.exchange.checkpoint.life import Life
 from codistill.exchange.checkpoint.publisher import Publisher
 from codistill.exchange.checkpoint.shard_writer import ShardWriter
 from codistill.exchange.checkpoint.sharded_publishing import ShardedPublishing
-from codistill.exchange.teachers import TeacherOptions
+from codistill.exchange.teacher_options import TeacherOptions
 from codistill.parallel.group import PeerRanks
 from codistill.parallel.weights import copy_into
 from codistill.testing.inline_background import InlineBackground

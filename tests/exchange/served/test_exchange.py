@@ -18,7 +18,7 @@ from codistill.exchange.prediction.codec import TopK
 from codistill.exchange.served.answer import Answer, ServedPrediction, ServedVersion
 from codistill.exchange.served.exchange import PEERS_PATH, PREDICTIONS_PATH, ServedExchange
 from codistill.exchange.served.question import Question
-from codistill.exchange.teachers import TeacherOptions
+from codistill.exchange.teacher_options import TeacherOptions
 from codistill.losses.divergences import Divergence
 from codistill.schedules import Constant
 from codistill.server import Listening, PredictionServer

@@ -11,7 +11,8 @@ from codistill.exchange.checkpoint.fading import Fading
 from codistill.exchange.checkpoint.roster import Order
 from codistill.exchange.checkpoint.saved_state import SavedTeacher
 from codistill.exchange.checkpoint.sighting import Arrival, Discovery
-from codistill.exchange.teachers import Teacher, TeacherOptions, check_fits, make_teacher, shapes_of
+from codistill.exchange.teacher_options import TeacherOptions
+from codistill.exchange.teachers import Teacher, check_fits, make_teacher, shapes_of
 from codistill.fragments import Box
 from codistill.parallel.weights import is_sharded, named_fragments, named_tensors
 from codistill.snapshots.info import SnapshotInfo

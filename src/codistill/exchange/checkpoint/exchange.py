@@ -36,7 +36,8 @@ from codistill.exchange.checkpoint.shard_writer import ShardWriter
 from codistill.exchange.checkpoint.store_side import StoreSide, open_fetcher
 from codistill.exchange.checkpoint.waiting import Clock
 from codistill.exchange.notices import Notices
-from codistill.exchange.teachers import TeacherOptions, check_can_be_copied
+from codistill.exchange.teacher_options import TeacherOptions
+from codistill.exchange.teachers import check_can_be_copied
 from codistill.parallel.group import PeerRanks
 from codistill.parallel.weights import is_sharded, named_tensors
 from codistill.stores.base import Store

@@ -12,7 +12,7 @@ from codistill.errors import CodistillWarning
 from codistill.exchange.checkpoint.lockstep import Lockstep
 from codistill.exchange.checkpoint.membership import Membership, check_peers
 from codistill.exchange.checkpoint.publisher import SnapshotOptions
-from codistill.exchange.teachers import TeacherOptions
+from codistill.exchange.teacher_options import TeacherOptions
 from codistill.snapshots.keys import check_peer_name
 from codistill.snapshots.signing import SigningKey
 from codistill.topologies import Topology, as_topology

@@ -10,7 +10,7 @@ from typing_extensions import override
 from codistill.codistiller import Codistiller
 from codistill.errors import RecipeError
 from codistill.exchange.checkpoint import CheckpointExchange, Membership, SnapshotOptions
-from codistill.exchange.teachers import TeacherOptions
+from codistill.exchange.teacher_options import TeacherOptions
 from codistill.lab.methods.base import Build, Costs, Method, Place
 from codistill.lab.recipe import Recipe
 from codistill.losses import Divergence, validate_combine
