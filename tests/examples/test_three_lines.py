@@ -35,7 +35,9 @@ def test_two_started_peers_use_each_other_s_snapshots(tmp_path: Path) -> None:
     for peer, other in ("ab", "ba"):
         out, err = printed[peer]
         assert jobs[peer].returncode == 0, err
-        assert "100% of them with a teacher" in out
+        taught = re.search(r"after 300 steps, (\d+)% of them with a teacher", out)
+        # A snapshot that a slow disk holds up is quarantined once it has been bad for three intervals of 50.
+        assert 50 <= int(taught[1]) <= 100
         key = status_key(peer)
         status = Status.from_json(store.read(key, max_bytes=MAX_STATUS_BYTES), key=key)
         assert status.state == "finished"

@@ -90,7 +90,9 @@ def test_two_peers_of_two_ranks_meet_in_a_bucket(tmp_path: Path, environment: di
 
     said = run([*torchrun, *train], tmp_path, environment)
     for out in said[:2]:
-        assert "after 300 steps of 2 ranks, 100% of them with a teacher" in out
+        taught = re.search(r"after 300 steps of 2 ranks, (\d+)% of them with a teacher", out)
+        # A snapshot that a slow store holds up is quarantined once it has been bad for three intervals of 50.
+        assert 50 <= int(taught[1]) <= 100
     for peer, out in zip("ab", said[2:], strict=True):
         assert out.startswith(f"Peer {peer}: accuracy ")
         assert out.endswith(f"after 100 updates, 100% of them with a teacher.\nResults: runs/digits-{peer}\n")
