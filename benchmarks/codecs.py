@@ -38,9 +38,10 @@ from typing_extensions import override
 
 from codistill.lab.data_root import data_root
 from codistill.lab.provenance import machine, versions
-from codistill.lab.tasks.base import Split, Task
-from codistill.lab.tasks.cifar10 import Cifar10
-from codistill.lab.tasks.digits import Digits
+from codistill.lab.tasks.base import Task
+from codistill.lab.tasks.images.cifar10 import Cifar10
+from codistill.lab.tasks.images.digits import Digits
+from codistill.lab.tasks.samples import Split
 from codistill.snapshots.codec import CODECS, decode, verify_shard
 from codistill.snapshots.fingerprint import fingerprint
 from codistill.snapshots.manifest import Manifest

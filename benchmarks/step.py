@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codistill import CheckpointExchange, Codistiller
-from codistill.lab.tasks.resnet import ResNet8
+from codistill.lab.tasks.images.resnet import ResNet
 
 LIMIT = 1.05
 WIDEST_INTERVAL = 0.05
@@ -45,7 +45,7 @@ Step = Callable[[Tensor, Tensor], None]
 def new_model(seed: int) -> tuple[nn.Module, torch.optim.Optimizer]:
     """Return a ResNet-8 and its optimizer."""
     torch.manual_seed(seed)
-    model = ResNet8(classes=10)
+    model = ResNet(10, depth=8)
     return model, torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
 
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from codistill.lab.tasks.mlp import mlp
-from codistill.lab.tasks.resnet import ResNet8
+from codistill.lab.tasks.images.mlp import mlp
+from codistill.lab.tasks.images.resnet import ResNet
 from codistill.planner import Model, snapshot_bytes
 from codistill.planner.snapshot_size import count_tensors, manifest_bytes
 from codistill.snapshots.codec import CODECS, encode
@@ -17,7 +17,7 @@ MODELS = {
     "mlp": lambda: mlp(512, 512, 512, 100),
     "mlp of bfloat16": lambda: mlp(512, 512, 512, 100).bfloat16(),
     "mlp of float64": lambda: mlp(512, 512, 512, 100).double(),
-    "resnet": lambda: ResNet8(10),
+    "resnet": lambda: ResNet(10, depth=8),
     "transformer": lambda: nn.TransformerEncoderLayer(128, 4, 512),
 }
 

@@ -8,16 +8,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from codistill.errors import RecipeError
+from codistill.lab.own_file import is_in_own_file, load_from_file
 
 if TYPE_CHECKING:
     from codistill.lab.tasks.base import Task
 
 _TASKS = {
-    "cifar10": "Cifar10",
-    "digits": "Digits",
-    "digits_clean": "DigitsClean",
+    "adult": "clicks.adult:Adult",
+    "cifar10": "images.cifar10:Cifar10",
+    "criteo": "clicks.criteo:Criteo",
+    "diabetes130": "clicks.diabetes130:Diabetes130",
+    "digits": "images.digits:Digits",
+    "digits_clean": "images.digits_clean:DigitsClean",
+    "imagenet": "images.imagenet:ImageNet",
+    "iwslt14": "translation.iwslt14:Iwslt14",
+    "multi30k": "translation.multi30k:Multi30k",
+    "novels": "language.novels:Novels",
+    "shakespeare": "language.shakespeare:Shakespeare",
+    "tatoeba": "translation.tatoeba:Tatoeba",
+    "text_folder": "language.text_folder:TextFolder",
+    "wikitext2": "language.wikitext2:WikiText2",
+    "wmt16": "translation.wmt16:Wmt16",
 }
-"""Name, which is that of the module too -> class."""
+"""Name -> module below this one, and class."""
 
 
 def names() -> tuple[str, ...]:
@@ -25,11 +38,16 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(_TASKS))
 
 
+def is_own(name: str) -> bool:
+    """Return whether a name says where a user's own task is: ``"FILE.py:CLASS"``."""
+    return is_in_own_file(name)
+
+
 def load(name: str, *, data_root: Path) -> "Task":
     """Return a task with its training and validation data.
 
     Args:
-        name: One of `names`.
+        name: One of `names`, or ``"FILE.py:CLASS"``.
         data_root: Folder that holds the data sets' folders; tasks that bring their data ignore it.
 
     Raises:
@@ -46,7 +64,10 @@ def task_class(name: str) -> "type[Task]":
     Raises:
         RecipeError: If there is no such task.
     """
+    if is_own(name):
+        return cast("type[Task]", load_from_file(name, what="task"))
     if name not in _TASKS:
         raise RecipeError(f"task must be one of {', '.join(names())}, got {name!r}.")
-    module = importlib.import_module(f"codistill.lab.tasks.{name}")
-    return cast("type[Task]", getattr(module, _TASKS[name]))
+    module, _, attribute = _TASKS[name].partition(":")
+    found = getattr(importlib.import_module(f"codistill.lab.tasks.{module}"), attribute)
+    return cast("type[Task]", found)

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 
-def write_images(path: Path, colours: list[tuple[int, int, int]], *, seed: int = 0) -> None:
+def write_images(path: Path, colours: list[tuple[int, int, int]]) -> None:
     """Write one 32 x 32 JPEG a colour in the format of the CIFAR-10 files; labels count up to 9 in turn."""
     path.parent.mkdir(parents=True, exist_ok=True)
     files = []
@@ -27,7 +27,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache folder of the test's own."""
     # An attribute, not the variable: no environment variable may be left changed.
     folder = tmp_path / "cache"
-    monkeypatch.setattr("codistill.lab.tasks.jpegs._cache_folder", lambda: folder)
+    monkeypatch.setattr("codistill.lab.tasks.cache.cache_folder", lambda: folder)
     return folder
 
 

@@ -6,7 +6,7 @@ from typing import final
 import numpy as np
 from typing_extensions import override
 
-from codistill.lab.tasks.digits import SEED, Digits
+from codistill.lab.tasks.images.digits import SEED, Digits
 
 
 @final

@@ -14,8 +14,9 @@ from torch import nn
 from typing_extensions import override
 
 from codistill.extras import check_installed, require
-from codistill.lab.tasks.base import Split, Task
-from codistill.lab.tasks.mlp import mlp
+from codistill.lab.tasks.base import Task, choose_model
+from codistill.lab.tasks.images.mlp import mlp
+from codistill.lab.tasks.samples import Split
 
 SEED = 20
 """Of the split and of the replaced labels."""
@@ -25,6 +26,11 @@ WIDTH = 128
 
 class Digits(Task):
     """Digits with noisy labels, and a perceptron 64-128-128-10."""
+
+    models = ("mlp",)
+
+    train: Split
+    validation: Split
 
     @classmethod
     @override
@@ -50,7 +56,8 @@ class Digits(Task):
         return self._split(self._test, self._labels[self._test])
 
     @override
-    def model(self, width: int | None = None) -> nn.Module:
+    def model(self, name: str | None = None, *, width: int | None = None) -> nn.Module:
+        choose_model(self, name)
         width = WIDTH if width is None else width
         return mlp(64, width, width, self.classes)
 

@@ -3,9 +3,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
-from codistill.errors import ExtraMissingError
-from codistill.lab.tasks.cifar10 import MEAN, PADDING, STANDARD_DEVIATION, Cifar10, crop_and_flip
+from codistill.errors import ExtraMissingError, RecipeError
+from codistill.lab.tasks.images.cifar10 import MEAN, PADDING, STANDARD_DEVIATION, Cifar10, crop_and_flip
 
 
 def test_the_last_tenth_of_the_training_file_validates(small_cifar10: Path) -> None:
@@ -24,6 +25,15 @@ def test_inputs_are_normalised_by_colour(small_cifar10: Path) -> None:
     white = torch.full((1, 3, 2, 2), 255, dtype=torch.uint8)
     expected = [(1 - mean) / deviation for mean, deviation in zip(MEAN, STANDARD_DEVIATION, strict=True)]
     assert task.inputs(white)[0, :, 0, 0].tolist() == pytest.approx(expected)
+
+
+def test_inputs_have_the_colours_of_a_pixel_side_by_side(small_cifar10: Path) -> None:
+    task = Cifar10(small_cifar10)
+    stored, _ = task.validation.batch(torch.arange(4))
+    for inputs in (task.inputs(stored), task.training_inputs(stored, torch.Generator())):
+        assert inputs.dtype == torch.float32
+        assert inputs.is_contiguous(memory_format=torch.channels_last)
+    assert stored.dtype == torch.uint8
 
 
 def test_cropping_shifts_and_flipping_mirrors_each_image_by_itself() -> None:
@@ -45,7 +55,7 @@ def test_cropping_shifts_and_flipping_mirrors_each_image_by_itself() -> None:
 
 def test_augmentation_comes_from_the_generator_alone(small_cifar10: Path) -> None:
     task = Cifar10(small_cifar10)
-    batch = task.train.inputs[:8]
+    batch, _ = task.train.batch(torch.arange(8))
     torch.manual_seed(1)
     first = task.training_inputs(batch, torch.Generator().manual_seed(5))
     torch.manual_seed(2)
@@ -53,6 +63,23 @@ def test_augmentation_comes_from_the_generator_alone(small_cifar10: Path) -> Non
     other = task.training_inputs(batch, torch.Generator().manual_seed(6))
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
+
+
+def test_models_are_made_by_name_and_width(small_cifar10: Path) -> None:
+    task = Cifar10(small_cifar10)
+    assert task.models == ("resnet8", "resnet20", "resnet32", "wrn16_2", "wrn28_10", "mobilenet")
+
+    def parameters(model: nn.Module) -> int:
+        return sum(p.numel() for p in model.parameters())
+
+    with torch.device("meta"):
+        counts = [parameters(task.model(name)) for name in task.models]
+        assert counts == [78_042, 272_474, 466_906, 691_674, 36_479_194, 3_217_226]
+        assert parameters(task.model()) == 78_042
+        narrow = [parameters(task.model(name, width=4)) for name in task.models]
+    assert all(few < many / 10 for few, many in zip(narrow, counts, strict=True))
+    with pytest.raises(RecipeError, match=r"model must be one of resnet8, .*, mobilenet, got 'vgg'"):
+        task.model("vgg")
 
 
 @pytest.mark.data
@@ -65,7 +92,7 @@ def test_the_real_images_have_the_documented_mean_and_deviation(data_root: Path,
     assert pixels.std(dim=(0, 2, 3)).tolist() == pytest.approx(STANDARD_DEVIATION, abs=1e-4)
 
 
-def test_pillow_is_asked_for_before_anything_else(tmp_path, monkeypatch):
+def test_pillow_is_asked_for_before_anything_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(ExtraMissingError, match=r"PIL must be installed .* 'codistill\[lab\]'"):
         Cifar10.prepare(tmp_path)

@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from codistill.errors import RecipeError
 from codistill.lab import tasks
-from codistill.lab.tasks.digits import Digits
+from codistill.lab.tasks.images.digits import Digits
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +47,15 @@ def test_the_model_has_the_widths_it_is_said_to_have(task: Digits) -> None:
     model = task.model()
     assert [tuple(p.shape) for p in model.parameters() if p.ndim == 2] == [(128, 64), (128, 128), (10, 128)]
     assert model(task.train.inputs[:3]).shape == (3, 10)
-    narrow = task.model(8)
+    narrow = task.model(width=8)
     assert [tuple(p.shape) for p in narrow.parameters() if p.ndim == 2] == [(8, 64), (8, 8), (10, 8)]
+
+
+def test_there_is_one_model(task: Digits) -> None:
+    assert task.models == ("mlp",)
+    assert task.model("mlp")(task.train.inputs[:3]).shape == (3, 10)
+    with pytest.raises(RecipeError, match="model must be one of mlp, got 'resnet8'"):
+        task.model("resnet8")
 
 
 def test_inputs_are_not_augmented(task: Digits) -> None:
@@ -56,7 +64,7 @@ def test_inputs_are_not_augmented(task: Digits) -> None:
 
 
 def test_tasks_are_found_by_name(tmp_path: Path) -> None:
-    assert tasks.names() == ("cifar10", "digits", "digits_clean")
+    assert {"cifar10", "digits", "digits_clean", "imagenet"} <= set(tasks.names())
     assert isinstance(tasks.load("digits", data_root=tmp_path), Digits)
-    with pytest.raises(ValueError, match="task must be one of cifar10, digits, digits_clean, got 'chess'"):
+    with pytest.raises(ValueError, match=r"task must be one of .*cifar10, .*digits, .* got 'chess'"):
         tasks.load("chess", data_root=tmp_path)
