@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from codistill.lab.evaluation import score
-from codistill.lab.tasks.base import Split
-from codistill.lab.tasks.digits import Digits
+from codistill.lab.tasks.images.digits import Digits
+from codistill.lab.tasks.samples import Split
 
 
 @pytest.fixture(scope="module")

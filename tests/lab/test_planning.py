@@ -20,7 +20,7 @@ def test_a_recipe_is_planned_as_it_would_be_codistilled(tmp_path, method):
 
 def test_of_peers_that_differ_the_widest_is_counted(tmp_path):
     recipe = dataclasses.replace(recipes.recipe("digits"), peer_widths=(16, 32))
-    widest = tasks.load("digits", data_root=tmp_path).model(32)
+    widest = tasks.load("digits", data_root=tmp_path).model(width=32)
     assert job_of(recipe, data_root=tmp_path).model == Model.of(widest)
 
 
@@ -41,3 +41,10 @@ def test_a_single_peer_is_refused(tmp_path):
     recipe = dataclasses.replace(recipes.recipe("digits"), peers=1, method="alone")
     with pytest.raises(RecipeError, match=r"^peers must be >= 2 to codistill, got 1"):
         job_of(recipe, data_root=tmp_path)
+
+
+@pytest.mark.data
+def test_a_language_model_predicts_at_every_position(data_root):
+    recipe = dataclasses.replace(recipes.recipe("digits"), task="shakespeare", optimizer="adamw")
+    job = job_of(recipe, data_root=data_root)
+    assert (job.positions, job.outputs, job.optimizer) == (64, 66, "adamw")

@@ -48,8 +48,8 @@ def test_the_label_is_the_arm_or_else_the_method(tiny: Recipe) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"task": "chess"}, "task must be one of 'cifar10', 'digits', 'digits_clean', got 'chess'"),
-        ({"method": "magic"}, "method must be one of 'all_reduce', 'alone', 'codistillation', got 'magic'"),
+        ({"task": "chess"}, "task must be one of 'adult', 'cifar10', 'criteo'"),
+        ({"method": "magic"}, "method must be one of 'all_reduce', 'alone', 'codistillation'"),
         ({"topology": "star"}, "topology must be one of 'all', 'ring', 'directed', got 'star'"),
         ({"edges": ("a:b",)}, "edges must be left out unless topology is 'directed', got ('a:b',)"),
         ({"topology": "directed"}, "edges must name at least one teacher:student"),
@@ -57,7 +57,7 @@ def test_the_label_is_the_arm_or_else_the_method(tiny: Recipe) -> None:
             ({"topology": "directed", "edges": (edge,)}, "edges must join two different peers of a, b, such")
             for edge in ("a:c", "c:a", "a:a", "ab", "a", "", "a:b:a")
         ),
-        ({"regime": "half"}, "regime must be one of 'all_data', 'disjoint', got 'half'"),
+        ({"regime": "half"}, "regime must be one of 'all_data', 'disjoint', 'same_batches', got 'half'"),
         ({"combine": "votes"}, "combine must be one of 'losses', 'probabilities', 'logits', got 'votes'"),
         ({"arm": "../up"}, "arm must be made of letters"),
         ({"peers": 0}, "peers must be from 1 to 26, got 0"),

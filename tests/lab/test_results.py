@@ -2,7 +2,6 @@ import json
 import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from codistill.lab import results
@@ -94,21 +93,3 @@ def test_a_bad_row_is_named_by_its_line(tmp_path: Path) -> None:
         file.write("nonsense\n")
     with pytest.raises(ValueError, match=r"metrics\.jsonl:2 must hold JSON"):
         results.load_evaluations(path)
-
-
-def test_test_scores_of_another_type_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "test_scores.npy"
-    np.save(path, np.zeros((3, 2), dtype=np.float32))
-    assert results.load_test_scores(path).shape == (3, 2)
-    np.save(path, np.zeros(3))
-    with pytest.raises(ValueError, match=r"must hold float32 \[samples, classes\], got float64 \[3\]"):
-        results.load_test_scores(path)
-
-
-def test_test_targets_of_another_type_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "test_targets.npy"
-    np.save(path, np.array([1, 0]))
-    assert results.load_test_targets(path).tolist() == [1, 0]
-    np.save(path, np.zeros((2, 1)))
-    with pytest.raises(ValueError, match=r"must hold int64 \[samples\], got float64 \[2, 1\]"):
-        results.load_test_targets(path)

@@ -1,6 +1,6 @@
 """The checkpoint that a run is resumed from: one file a peer, replaced as a whole."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +33,50 @@ def load(path: Path) -> dict[str, Any]:
     return state
 
 
-def gather_random_state(generator: torch.Generator, *, ranks: int) -> Tensor:
+def save_rank(folder: Path, rank: int, students: Sequence[Mapping[str, Any]], *, step: int) -> None:
+    """Write what one rank needs of its own, under a name that says of which step.
+
+    Args:
+        folder: That of the peer.
+        rank: Of the process.
+        students: What `Student.state_dict` returned, one a student.
+        step: Updates made.
+    """
+    save(_rank_path(folder, rank, step), {"students": list(students)})
+
+
+def load_rank(folder: Path, rank: int, *, step: int) -> list[Any]:
+    """Return what `save_rank` wrote.
+
+    Raises:
+        OSError: If the file cannot be read.
+    """
+    students: list[Any] = load(_rank_path(folder, rank, step))["students"]
+    return students
+
+
+def drop_ranks(folder: Path, *, but_of_step: int) -> None:
+    """Delete what ranks wrote of their own at other steps."""
+    for path in folder.glob("checkpoint-*-rank-*.pt"):
+        if not path.name.startswith(f"checkpoint-{but_of_step}-"):
+            path.unlink()
+
+
+def _rank_path(folder: Path, rank: int, step: int) -> Path:
+    return folder / f"checkpoint-{step}-rank-{rank}.pt"
+
+
+def gather_random_state(
+    generator: torch.Generator, *, ranks: int, group: dist.ProcessGroup | None = None
+) -> Tensor:
     """Return the state of torch's CPU generator and of ``generator``, on every rank.
 
     **Ranks**: all.
 
     Args:
         generator: The second one.
-        ranks: World size; 1 needs no process group.
+        ranks: Of the peer; 1 needs no process group.
+        group: The ranks; None for the whole world.
 
     Returns:
         uint8 [ranks, 2, bytes].
@@ -49,7 +85,7 @@ def gather_random_state(generator: torch.Generator, *, ranks: int) -> Tensor:
     if ranks == 1:
         return own[None]
     gathered = [torch.empty_like(own) for _ in range(ranks)]
-    dist.all_gather(gathered, own)
+    dist.all_gather(gathered, own, group=group)
     return torch.stack(gathered)
 
 

@@ -16,7 +16,7 @@ T = TypeVar("T")
 def to_document(record: Any) -> dict[str, Any]:
     """Return the fields of a dataclass as JSON can hold them.
 
-    Tuples become lists, and numbers that are not finite become null: JSON has none.
+    Tuples become lists, mappings objects, and numbers that are not finite become null: JSON has none.
     """
     return {field.name: _plain(getattr(record, field.name)) for field in dataclasses.fields(record)}
 
@@ -25,7 +25,8 @@ def from_document(cls: type[T], document: Mapping[str, Any], *, where: str) -> T
     """Return the dataclass that `to_document` wrote; null in a ``float`` field is NaN.
 
     Args:
-        cls: A dataclass whose fields are str, int, float, bool, Literal, tuples of those or None.
+        cls: A dataclass whose fields are str, int, float, bool, Literal, tuples of those, mappings from
+            str to those, or None.
         document: Parsed JSON.
         where: File it was read from, for messages.
 
@@ -43,7 +44,7 @@ def from_document(cls: type[T], document: Mapping[str, Any], *, where: str) -> T
     for name, field in fields.items():
         if name in document:
             values[name] = _typed(document[name], hints[name], f"{where}: {name}")
-        elif field.default is dataclasses.MISSING:
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise ValueError(f"{where} must hold {name!r}, and it does not.")
     return cls(**values)
 
@@ -75,6 +76,8 @@ def read_json(path: Path) -> Any:
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
@@ -89,6 +92,9 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
         origin = typing.get_origin(hint)
     if origin is tuple and isinstance(value, list | tuple):
         return tuple(_typed(item, typing.get_args(hint)[0], where) for item in value)
+    if origin is Mapping and isinstance(value, Mapping):
+        of_value = typing.get_args(hint)[1]
+        return {str(key): _typed(item, of_value, f"{where}[{key!r}]") for key, item in value.items()}
     if hint is float and value is None:
         return math.nan
     if hint is float and isinstance(value, int) and not isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""What one job, the processes that train one peer, is told to do: a JSON file."""
+"""What one job, the processes that are started together, is told to do: a JSON file."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +9,12 @@ from codistill.lab.recipe import Recipe
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """The runs that one peer takes part in, in turn."""
+    """The runs that one peer, or several in one job, take part in, in turn."""
 
     peer: str
-    """Name of the peer."""
+    """Name of the peer, the first if the job trains several."""
+    others: tuple[str, ...] = ()
+    """Further peers that it trains."""
     recipes: tuple[Recipe, ...]
     """What to train; each has its own label or seed."""
     out: Path
@@ -27,6 +29,8 @@ class Job:
     """Whether the test set is read at the end of each run."""
     store: str | None = None
     """Path or URL that the peers meet at; None for a folder in ``out``."""
+    trackers: tuple[str, ...] = ()
+    """Where metrics are shown besides ``metrics.jsonl``: names of `codistill.lab.trackers`."""
 
     @property
     def path(self) -> Path:
@@ -53,6 +57,8 @@ def save_job(job: Job) -> None:
         job.path,
         {
             "peer": job.peer,
+            "others": list(job.others),
+            "trackers": list(job.trackers),
             "recipes": [recipe.to_document(one) for one in job.recipes],
             "out": str(job.out),
             "logs": str(job.logs),
@@ -69,6 +75,8 @@ def load_job(path: Path) -> Job:
     document = documents.read_json(path)
     return Job(
         peer=document["peer"],
+        others=tuple(document["others"]),
+        trackers=tuple(document["trackers"]),
         recipes=tuple(recipe.from_document(one, where=str(path)) for one in document["recipes"]),
         out=Path(document["out"]),
         logs=Path(document["logs"]),

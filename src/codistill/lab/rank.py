@@ -1,4 +1,4 @@
-"""The program that every rank of every peer runs: ``torchrun -m codistill.lab.rank JOB.json``.
+"""The program that every process of every job runs: ``torchrun -m codistill.lab.rank JOB.json``.
 
 It trains the recipes of the job in turn, so that several runs share one start of PyTorch. With a second
 argument, ``--end-with-stdin``, it ends when its standard input does: the launcher holds the other end of that
@@ -13,13 +13,15 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from codistill.errors import CodistillError
-from codistill.lab import tasks
+from codistill.lab import methods, tasks, trackers
 from codistill.lab.device import resolve_device
 from codistill.lab.folder import RunFolder
 from codistill.lab.job import Job, load_job
 from codistill.lab.methods.base import Place
+from codistill.lab.recipe import Recipe
 from codistill.lab.tasks.base import Task
 from codistill.lab.trainer import Trainer
 
@@ -42,7 +44,12 @@ def main(arguments: list[str]) -> None:
 
 
 def run(job: Job, *, rank: int, ranks: int) -> None:
-    """Train the recipes of a job in turn, on this rank.
+    """Train the recipes of a job in turn, on this process.
+
+    Args:
+        job: The job.
+        rank: Of this process within the job.
+        ranks: Processes of the job.
 
     Raises:
         CodistillError: What hinders a run.
@@ -53,24 +60,53 @@ def run(job: Job, *, rank: int, ranks: int) -> None:
         dist.init_process_group(_backend(device, ranks=ranks))
     try:
         loaded: dict[str, Task] = {}
+        meshes: dict[tuple[int, ...], DeviceMesh] = {}
         for recipe in job.recipes:
             if recipe.task not in loaded:
                 loaded[recipe.task] = tasks.load(recipe.task, data_root=job.data_root)
-            trainer = Trainer(
-                recipe,
-                task=loaded[recipe.task],
-                place=Place(
-                    peer=job.peer,
-                    rank=rank,
-                    exchange=job.store or folder.exchange_path(recipe.label, recipe.seed),
-                ),
-                folder=folder.peer_path(recipe.label, recipe.seed, job.peer),
-                device=device,
-            )
-            trainer.train(read_test=job.read_test)
+            place = _place(job, recipe, folder, rank, meshes, device)
+            path = folder.peer_path(recipe.label, recipe.seed, place.peer)
+            with trackers.open_trackers(job.trackers, recipe, folder, rank=place.rank) as track:
+                trainer = Trainer(
+                    recipe,
+                    task=loaded[recipe.task],
+                    place=place,
+                    folder=path,
+                    device=device,
+                    on_evaluation=track,
+                )
+                trainer.train(read_test=job.read_test)
     finally:
         if ranks > 1:
             dist.destroy_process_group()
+
+
+def _place(
+    job: Job,
+    recipe: Recipe,
+    folder: RunFolder,
+    process: int,
+    meshes: dict[tuple[int, ...], DeviceMesh],
+    device: torch.device,
+) -> Place:
+    """Return what this process is in a run."""
+    method = methods.method(recipe.method)
+    plan, earlier = method.plan(recipe), method.earlier(recipe)
+    (peer, *others), rank = plan.places_of((job.peer, *job.others), process)
+    mesh = None
+    if plan.arrangement == "one_world":
+        shape = (len(plan.peers), plan.ranks)
+        if shape not in meshes:
+            meshes[shape] = init_device_mesh(device.type, shape, mesh_dim_names=("peers", "ranks"))
+        mesh = meshes[shape]
+    return Place(
+        peer=peer,
+        others=tuple(others),
+        rank=rank,
+        exchange=job.store or folder.exchange_path(recipe.label, recipe.seed),
+        earlier=None if earlier is None else folder.exchange_path(earlier.label, recipe.seed),
+        mesh=mesh,
+    )
 
 
 def _backend(device: torch.device, *, ranks: int) -> str:

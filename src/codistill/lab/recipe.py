@@ -1,19 +1,13 @@
 """A recipe: everything that decides what one arm of an experiment trains, and nothing about where."""
 
-import math
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from codistill.errors import RecipeError
-from codistill.lab import documents, methods, tasks
-
-MOST_PEERS = 26
-"""Peers are named with one letter each."""
-
-_FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_FOLDER_NAME_RULE = "be made of letters, digits, '.', '_' and '-', beginning with a letter or digit"
+from codistill.lab import documents
+from codistill.lab.peer_names import peer_names
+from codistill.lab.recipe_rules import check_recipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,11 +31,15 @@ class Recipe:
     name: str
     """Name of the recipe, and of the folder in runs/ that its results go to by default."""
     task: str
-    """Data, model and metric: "cifar10", "digits" or "digits_clean"."""
+    """Data, models and metric: a name of `codistill.lab.tasks`, or "FILE.py:CLASS" for one of your own."""
     summary: str = ""
     """What it shows, in one line."""
+    model: str | None = None
+    """One of the task's models; its usual one if not given."""
+    data_fraction: float = 1.0
+    """Share of the training data that is used, the same samples in all arms and seeds."""
     method: str = "codistillation"
-    """How the models are trained: "codistillation", "all_reduce" or "alone"."""
+    """How the models are trained: a name of `codistill.lab.methods`, such as "codistillation"."""
     arm: str = ""
     """Name of the results in tables and folders; the method's if empty."""
     peers: int = 2
@@ -54,8 +52,16 @@ class Recipe:
     """Optimizer steps of every model."""
     batch_size: int = 64
     """Samples an update, over all peers and ranks together: each gets an equal share."""
+    optimizer: Literal["sgd", "nesterov", "adam", "adamw", "adagrad", "lars"] = "sgd"
+    """Which optimizer; "nesterov" and "lars" are SGD with `momentum`, as "sgd" is."""
     learning_rate: float = 0.1
-    """Learning rate of SGD at the start."""
+    """Learning rate after the warm-up."""
+    learning_rate_course: Literal["step", "cosine", "linear", "inverse_square_root", "constant"] = "step"
+    """How it falls: by `learning_rate_factor` at drops, along a curve to 0, as 1 / sqrt(update), or not."""
+    warmup_steps: int = 0
+    """First updates, in which the learning rate rises in a straight line (Goyal et al. 2017)."""
+    warmup_from: float = 0.0
+    """Where it rises from, as a share of `learning_rate`."""
     learning_rate_drops: tuple[float, ...] = (0.5, 0.75)
     """Where the learning rate drops, as fractions of the updates."""
     learning_rate_factor: float = 0.1
@@ -63,17 +69,29 @@ class Recipe:
     momentum: float = 0.9
     """Momentum of SGD."""
     weight_decay: float = 1e-3
-    """Weight decay of SGD at the start."""
+    """Weight decay at the start."""
     weight_decay_factor: float = 1.0
     """What the weight decay is multiplied by at every drop of the learning rate (Sodhani et al., 3.2)."""
+    weight_decays: tuple[float, ...] = ()
+    """The weight decay after each drop, in place of `weight_decay_factor`."""
+    decays_norms_and_biases: bool = True
+    """Whether parameters of one dimension decay too."""
+    gradient_clip: float | None = None
+    """Largest L2 norm of an update's gradient; not clipped if not given."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """What models compute in; "bfloat16" is torch's autocast, weights stay float32."""
     label_smoothing: float = 0.0
-    """Share of each label spread evenly over the classes, while training."""
-    regime: Literal["all_data", "disjoint"] = "all_data"
-    """Whether every peer sees all training data, or each a part of its own."""
+    """Share of each label spread over the classes, while training."""
+    smoothing_prior: Literal["uniform", "unigram"] = "uniform"
+    """How it is spread: evenly, or as the classes are distributed in the training data."""
+    regime: Literal["all_data", "disjoint", "same_batches"] = "all_data"
+    """Whether every peer sees all training data, each a part of its own, or all the same batches."""
     parts: int | None = None
     """Number of parts under "disjoint"; as many as models if not given. Model i trains on part i."""
     interval_steps: int = 10
-    """Updates between two publishes of a codistilling peer."""
+    """Updates between two publishes of a codistilling peer, or two averagings of local SGD or DiLoCo."""
+    codec: Literal["exact", "bfloat16", "int8"] = "exact"
+    """How snapshots or predictions are written: "exact", "bfloat16", or "int8" for snapshots."""
     topology: Literal["all", "ring", "directed"] = "all"
     """Who learns from whom: from all the others, from the one before in order of names, or by ``edges``."""
     edges: tuple[str, ...] = ()
@@ -81,7 +99,13 @@ class Recipe:
     distillation_loss: str = "kl"
     """How disagreement with the others is measured: a name from codistill.losses."""
     distillation_weight: float = 1.0
-    """Factor of the distillation loss."""
+    """Factor of the distillation loss at the start."""
+    distillation_weight_added: float = 0.0
+    """What is added to the factor at every drop of the learning rate (Sodhani et al., A.1)."""
+    distillation_weight_factor: float = 1.0
+    """What the factor is multiplied by each epoch of a peer (Sodhani et al., A.3)."""
+    distillation_weight_maximum: float | None = None
+    """Where that growth stops; nowhere if not given. Ours: the paper has none."""
     temperature: float = 1.0
     """Softmax divisor of the distillation loss."""
     burn_in_steps: int = 0
@@ -94,6 +118,14 @@ class Recipe:
     """Learning rate of each peer in order of names; all have ``learning_rate`` if empty."""
     peer_widths: tuple[int, ...] = ()
     """Width of each peer's model in order of names, see `Task.model`; all have the task's if empty."""
+    peer_models: tuple[str, ...] = ()
+    """Model of each peer in order of names; all have ``model`` if empty."""
+    teacher_updates: int | None = None
+    """Updates of the first phase under two_phase and frozen_previous; as many as ``updates`` if not given."""
+    outer_learning_rate: float = 0.7
+    """Learning rate of DiLoCo's outer Nesterov SGD (Douillard et al. 2023)."""
+    outer_momentum: float = 0.9
+    """Its momentum."""
     evaluate_every: int = 50
     """Updates between two evaluations on the validation set."""
     checkpoint_every: int | None = None
@@ -102,38 +134,7 @@ class Recipe:
     """Seed of initial weights, order of samples and augmentation, with the peer's number."""
 
     def __post_init__(self) -> None:
-        # Both become folders, and must not lead out of the one they are put in.
-        self._check("name", _FOLDER_NAME.fullmatch(self.name), _FOLDER_NAME_RULE)
-        self._check("arm", not self.arm or _FOLDER_NAME.fullmatch(self.arm), _FOLDER_NAME_RULE)
-        self._check_listed("task", tasks.names())
-        self._check_listed("method", methods.names())
-        self._check_listed("regime", ("all_data", "disjoint"))
-        self._check_listed("topology", ("all", "ring", "directed"))
-        self._check_listed("combine", ("losses", "probabilities", "logits"))
-        self._check("peers", 1 <= self.peers <= MOST_PEERS, f"be from 1 to {MOST_PEERS}")
-        for field in ("ranks", "updates", "batch_size", "interval_steps", "evaluate_every"):
-            self._check(field, getattr(self, field) >= 1, "be >= 1")
-        for field in ("ranks_per_peer", "checkpoint_every"):
-            self._check(field, getattr(self, field) is None or getattr(self, field) >= 1, "be >= 1")
-        for field in ("burn_in_steps", "seed"):
-            self._check(field, getattr(self, field) >= 0, "be >= 0")
-        for field in ("learning_rate", "learning_rate_factor", "temperature"):
-            self._check(field, 0 < getattr(self, field) < math.inf, "be > 0 and finite")
-        for field in ("weight_decay", "weight_decay_factor", "distillation_weight"):
-            self._check(field, 0 <= getattr(self, field) < math.inf, "be >= 0 and finite")
-        for field in ("momentum", "label_smoothing"):
-            self._check(field, 0 <= getattr(self, field) < 1, "be >= 0 and < 1")
-        drops = self.learning_rate_drops
-        rising = all(0 < drop < 1 for drop in drops) and list(drops) == sorted(set(drops))
-        self._check("learning_rate_drops", rising, "rise strictly between 0 and 1")
-        for field in ("peer_learning_rates", "peer_widths"):
-            values = getattr(self, field)
-            self._check(
-                field, len(values) in (0, self.peers), f"have one value for each of {self.peers} peers"
-            )
-            self._check(field, all(0 < value < math.inf for value in values), "be > 0 and finite")
-        self._check_parts()
-        self._check_edges()
+        check_recipe(self)
 
     @property
     def label(self) -> str:
@@ -149,41 +150,15 @@ class Recipe:
         """Return the width of a peer's model; None for the task's own."""
         return self.peer_widths[peer_names(self.peers).index(peer)] if self.peer_widths else None
 
+    def model_of(self, peer: str) -> str | None:
+        """Return the name of a peer's model; None for the task's usual one."""
+        return self.peer_models[peer_names(self.peers).index(peer)] if self.peer_models else self.model
+
     def teacher_pairs(self) -> tuple[tuple[str, str], ...]:
         """Return ``edges`` as pairs of teacher and student."""
         return tuple(
             (teacher, student) for teacher, _, student in (edge.partition(":") for edge in self.edges)
         )
-
-    def _check_edges(self) -> None:
-        if self.topology != "directed":
-            self._check("edges", not self.edges, "be left out unless topology is 'directed'")
-            return
-        self._check("edges", self.edges, "name at least one teacher:student under topology 'directed'")
-        names = peer_names(self.peers)
-        for teacher, student in self.teacher_pairs():
-            is_pair = teacher in names and student in names and teacher != student
-            self._check("edges", is_pair, f"join two different peers of {', '.join(names)}, such as a:b")
-
-    def _check_parts(self) -> None:
-        if self.parts is None:
-            return
-        self._check("parts", self.parts >= 1, "be >= 1")
-        if self.regime != "disjoint":
-            raise RecipeError(
-                f'parts must be left out unless regime is "disjoint", got {self.parts}. '
-                f'Set regime="disjoint" in recipe {self.name!r}.'
-            )
-
-    def _check(self, field: str, holds: object, rule: str) -> None:
-        if not holds:
-            raise RecipeError(
-                f"{field} must {rule}, got {getattr(self, field)!r}. Change it in recipe {self.name!r}."
-            )
-
-    def _check_listed(self, field: str, choices: Iterable[str]) -> None:
-        listed = ", ".join(repr(choice) for choice in choices)
-        self._check(field, getattr(self, field) in choices, f"be one of {listed}")
 
 
 def to_document(recipe: Recipe) -> dict[str, Any]:
@@ -207,13 +182,3 @@ def from_document(document: Mapping[str, Any], *, where: str) -> Recipe:
         raise
     except ValueError as e:
         raise RecipeError(str(e)) from e
-
-
-def peer_names(count: int) -> tuple[str, ...]:
-    """Return the names of the first ``count`` peers.
-
-    Example:
-        >>> peer_names(3)
-        ('a', 'b', 'c')
-    """
-    return tuple(chr(ord("a") + index) for index in range(count))

@@ -1,19 +1,15 @@
-"""What one peer of one run leaves: rows of metrics, a result, scores and right answers on the test set."""
+"""What one peer of one run leaves in numbers: rows of metrics, and a result."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from codistill.lab import documents
 
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
-TEST_SCORES = "test_scores.npy"
-TEST_TARGETS = "test_targets.npy"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +39,23 @@ class Evaluation:
     """Share of the updates so far that had a teacher; None for a model that is to have none."""
     quarantined: tuple[str, ...] = ()
     """Teachers that are in quarantine after this update."""
+    # What follows is absent in rows that were written before it was recorded.
+    teacher_losses: Mapping[str, float] = field(default_factory=dict)
+    """Distillation loss of each teacher alone, unweighted, on the last batch."""
+    agreements: Mapping[str, float] = field(default_factory=dict)
+    """Share of the last batch's positions at which each teacher finds the same class likeliest."""
+    teacher_ages: Mapping[str, float] = field(default_factory=dict)
+    """Updates since the snapshot of each teacher was first seen."""
+    seconds: float = math.nan
+    """Time in the training loop so far, without evaluations."""
+    stall_s: float = 0.0
+    """Time spent in the exchange with other peers so far, as part of ``seconds``."""
+    bytes_published: int = 0
+    """Bytes written for, or sent to, the other peers so far."""
+    bytes_fetched: int = 0
+    """Bytes read, or received, from the other peers so far."""
+    bytes_all_reduced: int = 0
+    """Bytes this rank has sent so far to average gradients or weights."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +109,14 @@ class PeerResult:
     """Updates after which a teacher was in quarantine."""
     first_quarantine: int | None = None
     """The first of these updates; None if there was none."""
+    validation_calibration_error: float | None = None
+    """Expected calibration error on the validation set, at the end."""
+    test_calibration_error: float | None = None
+    """Expected calibration error on the test set; None if it was not read."""
+    further: Mapping[str, float] = field(default_factory=dict)
+    """What else the task scores on the test set, by name, such as "bleu"."""
+    peak_memory_bytes: int | None = None
+    """The most memory the process held, or its allocator on CUDA; None where the system does not tell."""
 
 
 def load_result(path: Path) -> PeerResult:
@@ -142,31 +163,3 @@ def save_evaluations(path: Path, rows: Sequence[Evaluation]) -> None:
     """Write ``metrics.jsonl`` anew."""
     lines = [json.dumps(documents.to_document(row), allow_nan=False) + "\n" for row in rows]
     path.write_text("".join(lines), encoding="utf-8")
-
-
-def load_test_scores(path: Path) -> "np.ndarray[Any, np.dtype[np.float32]]":
-    """Return the log-probabilities on the test set, [samples, classes], float32.
-
-    Raises:
-        OSError: If the file cannot be read.
-        ValueError: If it does not hold that.
-    """
-    scores = np.load(path, allow_pickle=False)
-    if scores.ndim != 2 or scores.dtype != np.float32:
-        raise ValueError(
-            f"{path} must hold float32 [samples, classes], got {scores.dtype} {list(scores.shape)}."
-        )
-    return np.asarray(scores)
-
-
-def load_test_targets(path: Path) -> "np.ndarray[Any, np.dtype[np.int64]]":
-    """Return the right classes of the test set, [samples], int64.
-
-    Raises:
-        OSError: If the file cannot be read.
-        ValueError: If it does not hold that.
-    """
-    targets = np.load(path, allow_pickle=False)
-    if targets.ndim != 1 or targets.dtype != np.int64:
-        raise ValueError(f"{path} must hold int64 [samples], got {targets.dtype} {list(targets.shape)}.")
-    return np.asarray(targets)

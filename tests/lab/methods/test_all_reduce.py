@@ -9,7 +9,7 @@ from codistill.lab.launch import launch
 from codistill.lab.methods.all_reduce import AllReduce
 from codistill.lab.methods.base import Place
 from codistill.lab.recipe import Recipe
-from codistill.lab.tasks.digits import Digits
+from codistill.lab.tasks.images.digits import Digits
 from codistill.lab.trainer import Trainer
 
 

@@ -9,7 +9,7 @@ from codistill.lab.methods.base import Place
 from codistill.lab.methods.codistillation import Codistillation
 from codistill.lab.recipe import Recipe
 from codistill.lab.results import PeerResult, load_evaluations
-from codistill.lab.tasks.digits import Digits
+from codistill.lab.tasks.images.digits import Digits
 from codistill.lab.trainer import Trainer
 from codistill.testing.peers import run_peers
 

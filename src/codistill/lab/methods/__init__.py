@@ -15,6 +15,18 @@ _METHODS = {
     "all_reduce": "AllReduce",
     "alone": "Alone",
     "codistillation": "Codistillation",
+    "codistillation_disjoint": "CodistillationDisjoint",
+    "codistillation_predictions": "CodistillationPredictions",
+    "codistillation_same_data": "CodistillationSameData",
+    "diloco": "DiLoCo",
+    "ensemble": "Ensemble",
+    "frozen_previous": "FrozenPrevious",
+    "label_smoothing": "LabelSmoothing",
+    "local_sgd": "LocalSGD",
+    "mutual": "Mutual",
+    "teachers": "Teachers",
+    "two_phase": "TwoPhase",
+    "unigram_smoothing": "UnigramSmoothing",
 }
 """Name, which is that of the module too -> class."""
 

@@ -2,12 +2,17 @@
 
 from typing_extensions import override
 
-from codistill.lab.methods.base import Method
+from codistill.lab.methods.base import Method, for_one_model
 from codistill.lab.recipe import Recipe
 
 
 class AllReduce(Method):
     """Train one model on several processes."""
+
+    @classmethod
+    @override
+    def adapt(cls, recipe: Recipe) -> Recipe:
+        return for_one_model(recipe)
 
     @classmethod
     @override

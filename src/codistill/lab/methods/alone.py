@@ -1,5 +1,7 @@
 """Models that never hear of one another."""
 
+from dataclasses import replace
+
 from typing_extensions import override
 
 from codistill.lab.methods.base import Method
@@ -8,6 +10,11 @@ from codistill.lab.recipe import Recipe
 
 class Alone(Method):
     """Train ``peers`` models side by side, each on its share of the batch."""
+
+    @classmethod
+    @override
+    def adapt(cls, recipe: Recipe) -> Recipe:
+        return replace(recipe, ranks_per_peer=None)
 
     @classmethod
     @override

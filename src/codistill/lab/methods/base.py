@@ -1,22 +1,28 @@
 """What a method adds to a plain training loop."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.nn.parallel import DistributedDataParallel
 
 from codistill.errors import RecipeError
-from codistill.lab import recipe as recipes
+from codistill.lab.peer_names import MOST_PEERS, peer_names
 from codistill.lab.recipe import Recipe
+from codistill.lab.tasks.samples import Inputs
 
-Build = Callable[[int | None], nn.Module]
-"""Returns a new model of some width, None for the task's own, on the device of this process."""
+Build = Callable[[str | None, int | None], nn.Module]
+"""Returns a new model of some name and width, None for the task's own, on the device of this process."""
+
+Arrangement = Literal["apart", "one_world", "one_process"]
+"""Whether each model is a job of its own, all are ranks of one job, or all are in one process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +37,37 @@ class Plan:
     """Samples an update of every process."""
     parts: tuple[str, ...]
     """Names of the parts that the training data are divided into; peer x trains on part x."""
+    arrangement: Arrangement = "apart"
+    """How the models are spread over jobs."""
+    has_earlier_phase: bool = False
+    """Whether models of an earlier phase taught these, which are then seeded apart from them."""
+
+    @property
+    def jobs(self) -> tuple[tuple[str, ...], ...]:
+        """The peers that each job trains."""
+        return tuple((peer,) for peer in self.peers) if self.arrangement == "apart" else (self.peers,)
+
+    @property
+    def processes(self) -> int:
+        """Processes of every job."""
+        return self.ranks * (len(self.peers) if self.arrangement == "one_world" else 1)
+
+    @property
+    def shape(self) -> tuple[tuple[str, ...], int, Arrangement]:
+        """What recipes must have in common to be trained in turn by the same processes."""
+        return self.peers, self.ranks, self.arrangement
+
+    def number_of(self, peer: str) -> int:
+        """Return the number of a peer, from which its seed is made; below `MOST_PEERS`."""
+        number = self.peers.index(peer)
+        return MOST_PEERS - 1 - number if self.has_earlier_phase else number
+
+    def places_of(self, job: Sequence[str], process: int) -> tuple[tuple[str, ...], int]:
+        """Return which peers a process of a job trains, and which rank of theirs it is."""
+        if self.arrangement == "one_world":
+            number, rank = divmod(process, self.ranks)
+            return (job[number],), rank
+        return tuple(job), process
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,11 +75,17 @@ class Place:
     """Which process of which job this is."""
 
     peer: str
-    """Name of the peer that the job trains."""
+    """Name of the peer that this process trains."""
+    others: tuple[str, ...] = ()
+    """Further peers that this very process trains."""
     rank: int = 0
-    """Rank of the process within the job."""
+    """Rank of the process within the peer."""
     exchange: str | Path
     """Store that the peers of the run share: a folder, or the URL of one elsewhere."""
+    earlier: str | Path | None = None
+    """Store with the models of an earlier phase, where there was one."""
+    mesh: DeviceMesh | None = None
+    """Peers x ranks, with dimensions of these names, where all peers are in one world."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +116,32 @@ class Costs:
     """The first of these updates; None if there was none."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lessons:
+    """What the teachers of a student made of its last batch, by peer; empty where it had none."""
+
+    losses: Mapping[str, float] = field(default_factory=dict)
+    """Unweighted distillation loss of each alone."""
+    agreements: Mapping[str, float] = field(default_factory=dict)
+    """Share of the positions at which each found the same class likeliest as the student."""
+    ages: Mapping[str, int] = field(default_factory=dict)
+    """The student's own updates since it first saw the snapshot of each; 0 where predictions are swapped."""
+
+
+def for_one_model(recipe: Recipe) -> Recipe:
+    """Return a recipe without what only several models can have."""
+    return replace(
+        recipe,
+        regime="all_data",
+        parts=None,
+        topology="all",
+        edges=(),
+        peer_models=(),
+        peer_widths=(),
+        peer_learning_rates=(),
+    )
+
+
 class Method(ABC):
     """One way to train: met by the trainer at fixed points of an otherwise plain loop.
 
@@ -86,9 +155,19 @@ class Method(ABC):
 
     Attributes:
         uses_store: Whether the peers of a run meet in a store.
+        keeps_store: Whether that store is needed when the run is over.
+        ranks_differ: Whether the ranks of a model differ between averagings, so that each saves its own.
+        counts_earlier: Whether what an earlier phase cost counts as this method's.
+        is_ensemble: Whether what is judged is the mean of all models' probabilities.
+        has_interval: Whether it exchanges or averages every ``interval_steps`` updates.
     """
 
     uses_store: ClassVar[bool] = False
+    keeps_store: ClassVar[bool] = False
+    ranks_differ: ClassVar[bool] = False
+    counts_earlier: ClassVar[bool] = False
+    is_ensemble: ClassVar[bool] = False
+    has_interval: ClassVar[bool] = False
 
     def __init__(self, recipe: Recipe, place: Place) -> None:
         self._recipe = recipe
@@ -96,6 +175,24 @@ class Method(ABC):
         self._plan = self.plan(recipe)
         self._bytes_a_step = 0
         self._steps = 0
+
+    @classmethod
+    def adapt(cls, recipe: Recipe) -> Recipe:
+        """Return a recipe for some method as it would be under this one; its ``method`` is set already.
+
+        For comparisons: what this method fixes or needs is changed, all else stays.
+        """
+        return recipe
+
+    @classmethod
+    def earlier(cls, recipe: Recipe) -> Recipe | None:  # noqa: ARG003 - for subclasses
+        """Return what has to be trained before, as an arm of its own; None for nothing."""
+        return None
+
+    @classmethod
+    def data_fraction(cls, recipe: Recipe) -> float:
+        """Return the share of the training data that is used."""
+        return recipe.data_fraction
 
     @classmethod
     def plan(cls, recipe: Recipe) -> Plan:
@@ -123,23 +220,36 @@ class Method(ABC):
                 f"Change it in recipe {recipe.name!r}."
             )
         return Plan(
-            peers=recipes.peer_names(models),
+            peers=peer_names(models),
             ranks=ranks,
             batch_size=recipe.batch_size // shares,
-            parts=recipes.peer_names(parts),
+            parts=peer_names(parts),
+            arrangement=cls._arrangement(),
+            has_earlier_phase=cls.earlier(recipe) is not None,
         )
+
+    @classmethod
+    def _arrangement(cls) -> Arrangement:
+        return "apart"
 
     @classmethod
     @abstractmethod
     def _jobs(cls, recipe: Recipe) -> tuple[int, int]:
         """Return how many models the recipe trains, and how many ranks each model has."""
 
-    def wrap(self, model: nn.Module, build: Build | None = None) -> nn.Module:  # noqa: ARG002 - for subclasses
+    def wrap(
+        self,
+        model: nn.Module,
+        build: Build | None = None,  # noqa: ARG002 - for subclasses
+        *,
+        epoch_steps: int = 1,  # noqa: ARG002
+    ) -> nn.Module:
         """Return the module to call in the training loop; the model itself if it has one rank.
 
         Args:
             model: The model of this peer.
             build: Makes the model of another peer; None if all are like ``model``.
+            epoch_steps: Updates in which the peer goes through its data once.
         """
         ranks = self._plan.ranks
         if ranks == 1:
@@ -147,16 +257,49 @@ class Method(ABC):
         gradient_bytes = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
         # A ring all-reduce sends every byte twice, less the share that each rank keeps; gloo's is one.
         self._bytes_a_step = 2 * (ranks - 1) * gradient_bytes // ranks
-        return DistributedDataParallel(model)
+        return DistributedDataParallel(model, process_group=self.group)
 
-    def loss(self, logits: Tensor, inputs: Tensor) -> Tensor | None:  # noqa: ARG002 - for subclasses
+    def wrap_optimizer(
+        self,
+        optimizer: torch.optim.Optimizer,
+        model: nn.Module,  # noqa: ARG002 - for subclasses
+    ) -> torch.optim.Optimizer:
+        """Return the optimizer to step with.
+
+        Args:
+            optimizer: That of the model.
+            model: The model, not wrapped.
+        """
+        return optimizer
+
+    def loss(
+        self,
+        logits: Tensor,  # noqa: ARG002 - for subclasses
+        inputs: Inputs,  # noqa: ARG002
+        *,
+        mask: Tensor | None = None,  # noqa: ARG002
+    ) -> Tensor | None:
         """Return what is added to the task loss, or None for nothing.
 
         Args:
-            logits: [batch, classes], with gradient.
+            logits: [batch, ..., classes], with gradient.
             inputs: What the model was called with.
+            mask: Boolean, where a position counts; None for everywhere.
         """
         return None
+
+    def losses(
+        self, logits: Sequence[Tensor], inputs: Inputs, *, mask: Tensor | None = None
+    ) -> Sequence[Tensor | None]:
+        """Return what is added to the task loss of each model that this process trains, on one batch.
+
+        Args:
+            logits: As for `loss`, one a model.
+            inputs: As for `loss`.
+            mask: As for `loss`.
+        """
+        (own,) = logits
+        return [self.loss(own, inputs, mask=mask)]
 
     def step(self, *, task_loss: Tensor, samples: int) -> Tensor | None:  # noqa: ARG002 - for subclasses
         """Hear of an optimizer step.
@@ -166,7 +309,8 @@ class Method(ABC):
             samples: Of the whole peer, at this step.
 
         Returns:
-            The unweighted distillation loss of the step, detached; None if there was none.
+            The unweighted distillation loss of the step, detached, 0-d, or [models] where this process trains
+            several; None if there was none.
         """
         self._steps += 1
         return None
@@ -179,7 +323,7 @@ class Method(ABC):
         if self._plan.ranks == 1:
             return values
         total = values.clone()
-        dist.all_reduce(total)
+        dist.all_reduce(total, group=self.group)
         return total / self._plan.ranks
 
     def gather_over_ranks(self, value: Tensor) -> Tensor:
@@ -190,8 +334,20 @@ class Method(ABC):
         if self._plan.ranks == 1:
             return value[None]
         gathered = [torch.empty_like(value) for _ in range(self._plan.ranks)]
-        dist.all_gather(gathered, value)
+        dist.all_gather(gathered, value, group=self.group)
         return torch.stack(gathered)
+
+    @contextmanager
+    def evaluated(self, model: nn.Module) -> Iterator[None]:  # noqa: ARG002 - for subclasses
+        """Let ``model`` be what is to be evaluated meanwhile.
+
+        **Ranks**: all.
+        """
+        yield
+
+    def lessons(self) -> Lessons:
+        """Return what the teachers made of the last batch."""
+        return Lessons()
 
     def costs(self) -> Costs:
         """Return what the method has cost so far."""
@@ -208,3 +364,8 @@ class Method(ABC):
 
     def close(self) -> None:  # noqa: B027 - nothing to close is a fine answer
         """End the run."""
+
+    @property
+    def group(self) -> dist.ProcessGroup | None:
+        """The ranks of this peer; None for the whole world."""
+        return None if self._place.mesh is None else self._place.mesh["ranks"].get_group()

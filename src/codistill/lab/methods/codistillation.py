@@ -1,32 +1,45 @@
 """Codistillation: models that train apart and learn from one another's snapshots."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import Any, ClassVar, TypeVar
 
+import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
 from codistill.codistiller import Codistiller
 from codistill.errors import RecipeError
+from codistill.exchange.base import Exchange, Predictions
 from codistill.exchange.checkpoint import CheckpointExchange, Membership, SnapshotOptions
 from codistill.exchange.teacher_options import TeacherOptions
-from codistill.lab.methods.base import Build, Costs, Method, Place
+from codistill.lab import course
+from codistill.lab.methods.base import Build, Costs, Lessons, Method, Place
 from codistill.lab.recipe import Recipe
+from codistill.lab.tasks.samples import Inputs
 from codistill.losses import Divergence, validate_combine
+from codistill.losses.targets import DenseTarget, distillation_term
+from codistill.snapshots.info import SnapshotInfo
 from codistill.step_report import StepReport
 from codistill.topologies import Directed, Topology, as_topology
+
+T = TypeVar("T")
 
 
 class Codistillation(Method):
     """Train ``peers`` models, each paying for disagreeing with the others (Sodhani et al., Algorithm 1)."""
 
     uses_store: ClassVar[bool] = True
+    has_interval: ClassVar[bool] = True
 
     def __init__(self, recipe: Recipe, place: Place) -> None:
         super().__init__(recipe, place)
         self._codistiller: Codistiller | None = None
         self._report: StepReport | None = None
+        # The student's logits, its teachers' predictions and the mask of the last batch.
+        self._last: tuple[Tensor, Predictions, Tensor | None] | None = None
         self._earlier = Costs()
         self._quarantined_updates = 0
         self._first_quarantine: int | None = None
@@ -40,43 +53,79 @@ class Codistillation(Method):
                 f'Change it, or set method="alone", in recipe {recipe.name!r}.'
             )
         try:
-            validate_combine(_divergence(recipe), recipe.combine)
+            validate_combine(divergence_of(recipe), recipe.combine)
         except ValueError as e:
             raise RecipeError(f"{e} It is set in recipe {recipe.name!r}.") from e
         return recipe.peers, recipe.ranks_per_peer or 1
 
+    @classmethod
     @override
-    def wrap(self, model: nn.Module, build: Build | None = None) -> nn.Module:
+    def adapt(cls, recipe: Recipe) -> Recipe:
+        return replace(recipe, peers=max(recipe.peers, 2))
+
+    @override
+    def wrap(self, model: nn.Module, build: Build | None = None, *, epoch_steps: int = 1) -> nn.Module:
+        recipe = self._recipe
+        wrapped = super().wrap(model, build, epoch_steps=epoch_steps)
+        self._codistiller = Codistiller(
+            wrapped,
+            self._exchange(build),
+            distillation_loss=divergence_of(recipe),
+            weight=course.distillation_weight(recipe, epoch_steps=epoch_steps),
+            burn_in_steps=recipe.burn_in_steps,
+            combine=recipe.combine,
+            group=self.group,
+        )
+        return wrapped
+
+    def _exchange(self, build: Build | None) -> Exchange:
+        """Return how the peers learn from one another."""
         recipe, others = self._recipe, len(self._plan.peers) - 1
-        wrapped = super().wrap(model, build)
-        exchange = CheckpointExchange(
+        peer = self._place.peer
+        return CheckpointExchange(
             self._place.exchange,
-            peer=self._place.peer,
+            peer=peer,
             peers=list(self._plan.peers),
             interval_steps=recipe.interval_steps,
             topology=_topology(recipe),
             lockstep=recipe.lockstep,
-            snapshots=SnapshotOptions(metadata={"width": recipe.width_of(self._place.peer)}),
-            teachers=TeacherOptions(
-                build=None if build is None else lambda info: build(info.metadata.get("width")),
-                max_teachers=others,
+            snapshots=SnapshotOptions(
+                codec=recipe.codec,
+                metadata={"model": recipe.model_of(peer), "width": recipe.width_of(peer)},
             ),
+            teachers=teacher_options(build, others),
             # Runs may last seconds: the first peer to start would be done before the last is there.
             membership=None if recipe.lockstep else Membership(start_with_peers=others),
         )
-        self._codistiller = Codistiller(
-            wrapped,
-            exchange,
-            distillation_loss=_divergence(recipe),
-            weight=recipe.distillation_weight,
-            burn_in_steps=recipe.burn_in_steps,
-            combine=recipe.combine,
-        )
-        return wrapped
 
     @override
-    def loss(self, logits: Tensor, inputs: Tensor) -> Tensor | None:
-        return self._wrapped().loss(logits, inputs)
+    def loss(self, logits: Tensor, inputs: Inputs, *, mask: Tensor | None = None) -> Tensor | None:
+        codistiller = self._wrapped()
+        predictions = codistiller.predict(inputs, logits=logits)
+        self._last = logits.detach(), predictions, mask
+        return codistiller.loss(logits, predictions, mask=mask)
+
+    @override
+    def lessons(self) -> Lessons:
+        if self._last is None or self._report is None:
+            return Lessons()
+        logits, predictions, mask = self._last
+        divergence = divergence_of(self._recipe)
+        losses, agreements = {}, {}
+        with torch.no_grad():
+            for prediction in predictions.peers:
+                term = distillation_term(divergence, logits, [prediction.target], mask=mask)
+                losses[prediction.peer] = float(term)
+                if isinstance(prediction.target, DenseTarget):
+                    agreements[prediction.peer] = _agreement(logits, prediction.target.logits, mask)
+        ages = dict(self._report.teachers)
+        return Lessons(
+            losses=self._by_name(losses), agreements=self._by_name(agreements), ages=self._by_name(ages)
+        )
+
+    def _by_name(self, values: dict[str, T]) -> dict[str, T]:
+        """Return values by the names of the recipe's peers."""
+        return values
 
     @override
     def step(self, *, task_loss: Tensor, samples: int) -> Tensor | None:
@@ -135,5 +184,32 @@ def _topology(recipe: Recipe) -> str | Topology:
     return Directed(recipe.teacher_pairs()) if recipe.topology == "directed" else recipe.topology
 
 
-def _divergence(recipe: Recipe) -> Divergence:
+def divergence_of(recipe: Recipe) -> Divergence:
+    """Return how a recipe measures disagreement."""
     return Divergence(recipe.distillation_loss, temperature=recipe.temperature)
+
+
+def teacher_options(build: Build | None, teachers: int) -> TeacherOptions:
+    """Return how teachers are made: each of the model and width that its peer has published.
+
+    Args:
+        build: Makes a model; None if all are like the student.
+        teachers: How many there are.
+    """
+    return TeacherOptions(
+        build=None if build is None else lambda info: build(*_model_of(info)), max_teachers=teachers
+    )
+
+
+def _model_of(info: SnapshotInfo) -> tuple[str | None, int | None]:
+    return info.metadata.get("model"), info.metadata.get("width")
+
+
+def _agreement(logits: Tensor, others: Tensor, mask: Tensor | None) -> float:
+    if logits.shape[-1] == 1:
+        same = (logits > 0) == (others > 0)
+        same = same.squeeze(-1)
+    else:
+        same = logits.argmax(dim=-1) == others.argmax(dim=-1)
+    counted = same if mask is None else same[mask]
+    return float(counted.double().mean()) if counted.numel() else math.nan
