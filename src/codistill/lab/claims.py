@@ -3,12 +3,17 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from codistill.extras import require
+from codistill.lab import documents
 
 Outcome = Literal["ahead", "behind", "no difference at 95%", "too few seeds", "not codistilled"]
+Expectation = Literal["ahead", "parity", "behind"]
+Holding = Literal["holds", "does not hold here", "too noisy to tell"]
 
+CLAIMS = "claims.json"
 CONFIDENCE = 0.95
 
 
@@ -19,7 +24,7 @@ class Metric:
     label: str
     """As it is called in a sentence."""
     unit: str
-    """What the differences are printed in."""
+    """What the differences are printed in; empty for a bare number."""
     scale: float
     """Factor from the stored number to that unit."""
     decimals: int
@@ -34,8 +39,34 @@ METRICS: Mapping[str, Metric] = {
     ),
     "test_nll": Metric(label="test NLL", unit="nats", scale=1.0, decimals=3, higher_is_better=False),
     "churn": Metric(label="churn", unit="points", scale=100.0, decimals=2, higher_is_better=False),
+    "difference": Metric(
+        label="difference of retrainings", unit="points", scale=100.0, decimals=3, higher_is_better=False
+    ),
+    "test_bleu": Metric(label="test BLEU", unit="points", scale=1.0, decimals=1, higher_is_better=True),
+    "test_auc": Metric(label="test AUC", unit="", scale=1.0, decimals=4, higher_is_better=True),
 }
-"""Everything a claim can be about, by the name of the field in a row of the comparison."""
+"""What a claim can be about, by name. Further scores that are not listed are claimed as ``test_NAME`` too."""
+
+PAIRWISE = ("churn", "difference")
+"""Metrics that are means over pairs of seeds, and are compared through `pair_pseudo_values`."""
+
+_FURTHER = "test_"
+
+
+def metric(name: str) -> Metric:
+    """Return what a claim is about: one of `METRICS`, or ``test_NAME`` for a further score of a task.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    if name in METRICS:
+        return METRICS[name]
+    further = name.removeprefix(_FURTHER)
+    if further == name or not further:
+        raise ValueError(
+            f"metric must be one of {', '.join(METRICS)}, or test_NAME for a further score, got {name!r}."
+        )
+    return Metric(label=f"test {further}", unit="", scale=1.0, decimals=3, higher_is_better=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +74,7 @@ class Claim:
     """A comparison of two arms that is declared beforehand.
 
     Raises:
-        ValueError: If ``metric`` is not one of `METRICS`.
+        ValueError: If ``metric`` is none, or ``margin`` is out of its range, or does not go with ``expects``.
     """
 
     arm: str
@@ -51,13 +82,25 @@ class Claim:
     against: str
     """The arm it is held against."""
     metric: str
-    """A name from `METRICS`."""
+    """A name that `metric` knows."""
     says: str
     """The question it answers, in a few words."""
+    name: str = ""
+    """What it is called where it comes from, such as "S3"; empty for none."""
+    expects: Expectation | None = None
+    """How it is expected to come out; None for no direction, and then nothing is said to hold."""
+    margin: float | None = None
+    """In the unit of the metric, such as 0.5 points: for "parity" the largest difference that counts as none,
+    for "ahead" and "behind" the least that matters."""
 
     def __post_init__(self) -> None:
-        if self.metric not in METRICS:
-            raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {self.metric!r}.")
+        metric(self.metric)
+        if self.margin is not None and not (math.isfinite(self.margin) and self.margin >= 0):
+            raise ValueError(f"margin must be a finite number >= 0, got {self.margin}.")
+        if self.expects == "parity" and self.margin is None:
+            raise ValueError("margin must be given where parity is expected, got none.")
+        if self.expects is None and self.margin is not None:
+            raise ValueError(f"margin must be left out where nothing is expected, got {self.margin}.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +128,15 @@ class Verdict:
     """Paired seeds it rests on."""
     not_codistilled: tuple[str, ...] = ()
     """Which of the two arms were meant to codistil, and did not."""
+    # What follows is absent in documents that were written before it was recorded.
+    name: str = ""
+    """As in the claim."""
+    expects: Expectation | None = None
+    """As in the claim."""
+    margin: float | None = None
+    """As in the claim."""
+    holds: Holding | None = None
+    """Whether what was expected came out, see `judge`; None if nothing was expected, or not codistilled."""
 
     def sentence(self) -> str:
         """Return the verdict as one line of text.
@@ -94,10 +146,11 @@ class Verdict:
             >>> print(judge(claim, [0.02, 0.03, 0.025]).sentence())
             two: ahead of one on test accuracy, +2.50 points (95% interval +1.26 to +3.74, 3 seeds)
         """
+        who = f"{self.name}, {self.arm}" if self.name else self.arm
         if self.outcome == "not codistilled":
             verb = "was" if len(self.not_codistilled) == 1 else "were"
             return (
-                f"{self.arm}: no verdict against {self.against} on {self.quantity()}: "
+                f"{who}: no verdict against {self.against} on {self.quantity()}: "
                 f"{' and '.join(self.not_codistilled)} {verb} not codistilled"
             )
         joined = {"ahead": "of", "behind": ""}.get(self.outcome, "from")
@@ -106,7 +159,17 @@ class Verdict:
         words = " ".join(filter(None, (self.outcome, joined, self.against)))
         seeds = f"{self.seeds} seed{'' if self.seeds == 1 else 's'}"
         reach = "" if self.low is None or self.high is None else f"95% interval {self.interval()}, "
-        return f"{self.arm}: {words} on {self.quantity()}, {self.change()} ({reach}{seeds})"
+        expected = "" if self.holds is None else f"; expected {self.expectation()}: {self.holds}"
+        return f"{who}: {words} on {self.quantity()}, {self.change()} ({reach}{seeds}){expected}"
+
+    def expectation(self) -> str:
+        """Return what was expected in words, or ``"-"`` for nothing."""
+        if self.expects is None:
+            return "-"
+        if self.margin is None:
+            return self.expects
+        reach = "within" if self.expects == "parity" else "by at least"
+        return f"{self.expects} {reach} {self.margin:g} {metric(self.metric).unit}".rstrip()
 
     def interval(self) -> str:
         """Return the interval as ``"+0.1 to +0.4"``, or ``"-"`` where there is none."""
@@ -116,26 +179,37 @@ class Verdict:
 
     def quantity(self) -> str:
         """Return what was compared, and which direction is good where that may be doubted."""
-        metric = METRICS[self.metric]
-        return metric.label if metric.higher_is_better else f"{metric.label} (lower is better)"
+        own = metric(self.metric)
+        return own.label if own.higher_is_better else f"{own.label} (lower is better)"
 
     def change(self) -> str:
         """Return the mean difference with its unit, or ``"-"`` where there is none."""
         if math.isnan(self.difference):
             return "-"
-        return f"{self._signed(self.difference)} {METRICS[self.metric].unit}"
+        return f"{self._signed(self.difference)} {metric(self.metric).unit}".rstrip()
 
     def _signed(self, value: float) -> str:
-        metric = METRICS[self.metric]
-        return f"{value * metric.scale:+.{metric.decimals}f}"
+        own = metric(self.metric)
+        return f"{value * own.scale:+.{own.decimals}f}"
 
 
 def judge(claim: Claim, differences: Sequence[float], *, not_codistilled: Sequence[str] = ()) -> Verdict:
     """Return the verdict on a claim.
 
+    What holds is read off the two-sided 95% t interval of the paired difference, where better is up:
+
+    - "ahead" holds if the interval lies above 0. It does not hold here if the interval lies below the margin,
+      so that no effect that matters is compatible with the runs; below 0 if there is no margin.
+    - "behind" is the same turned round.
+    - "parity" holds if the interval lies within the margin on both sides of 0, and does not if it lies
+      wholly outside.
+    - Anything else, too few seeds included, is too noisy to tell.
+
+    An effect that is sure and yet smaller than the margin is "ahead", and holds.
+
     Args:
         claim: What is compared.
-        differences: ``arm`` minus ``against``, one value a seed; for churn, the pseudo-values of
+        differences: ``arm`` minus ``against``, one value a seed; for `PAIRWISE` metrics, the pseudo-values of
             `pair_pseudo_values`.
         not_codistilled: Which of the two arms were meant to codistil, and hardly had a teacher.
 
@@ -151,7 +225,7 @@ def judge(claim: Claim, differences: Sequence[float], *, not_codistilled: Sequen
     elif low is None or high is None:
         outcome = "too few seeds"
     elif low > 0 or high < 0:
-        outcome = "ahead" if (low > 0) == METRICS[claim.metric].higher_is_better else "behind"
+        outcome = "ahead" if (low > 0) == metric(claim.metric).higher_is_better else "behind"
     return Verdict(
         arm=claim.arm,
         against=claim.against,
@@ -163,7 +237,62 @@ def judge(claim: Claim, differences: Sequence[float], *, not_codistilled: Sequen
         high=high,
         seeds=len(differences),
         not_codistilled=tuple(not_codistilled),
+        name=claim.name,
+        expects=claim.expects,
+        margin=claim.margin,
+        holds=None if not_codistilled else _holds(claim, low, high),
     )
+
+
+def _holds(claim: Claim, low: float | None, high: float | None) -> Holding | None:
+    if claim.expects is None:
+        return None
+    if low is None or high is None:
+        return "too noisy to tell"
+    own, margin = metric(claim.metric), claim.margin or 0.0
+    low, high = low * own.scale, high * own.scale
+    # Turned so that up is where the claim wants the difference to be.
+    if own.higher_is_better == (claim.expects == "behind"):
+        low, high = -high, -low
+    if claim.expects == "parity":
+        holds, fails = -margin <= low and high <= margin, low > margin or high < -margin
+    else:
+        holds, fails = low > 0, high < margin
+    return "holds" if holds else "does not hold here" if fails else "too noisy to tell"
+
+
+def write_claims(folder: Path, claims: Sequence[Claim]) -> None:
+    """Write what is claimed of a results folder into it, whole or not at all.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    documents.write_json(folder / CLAIMS, [documents.to_document(claim) for claim in claims])
+
+
+def read_claims(folder: Path) -> tuple[Claim, ...] | None:
+    """Return what `write_claims` left in a results folder; None if nothing was declared.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If it is no list of claims; the bad claim and field are named.
+    """
+    path = folder / CLAIMS
+    if not path.exists():
+        return None
+    found = documents.read_json(path)
+    if not isinstance(found, list):
+        raise ValueError(f"{path} must hold a list of claims, got {type(found).__name__}.")
+    return tuple(_claim(claim, where=f"{path}: [{index}]") for index, claim in enumerate(found))
+
+
+def _claim(document: Mapping[str, Any], *, where: str) -> Claim:
+    try:
+        return documents.from_document(Claim, document, where=where)
+    except ValueError as e:
+        # What a claim itself objects to does not say where it is.
+        message = str(e)
+        raise ValueError(message if message.startswith(where) else f"{where}: {message}") from e
 
 
 def interval(values: Sequence[float]) -> tuple[float | None, float | None]:
@@ -181,10 +310,20 @@ def interval(values: Sequence[float]) -> tuple[float | None, float | None]:
     if count < 2 or not all(math.isfinite(value) for value in values):
         return None, None
     mean = sum(values) / count
-    variance = sum((value - mean) ** 2 for value in values) / (count - 1)
+    sd = math.sqrt(sum((value - mean) ** 2 for value in values) / (count - 1))
+    half = reach(sd, count)
+    return mean - half, mean + half
+
+
+def reach(sd: float, count: int) -> float:
+    """Return half the width of the two-sided 95% t interval of a mean.
+
+    Args:
+        sd: Standard deviation of the values.
+        count: How many there are, >= 2.
+    """
     stats: Any = require("scipy.stats", "lab")
-    reach = float(stats.t.ppf(0.5 + CONFIDENCE / 2, count - 1)) * math.sqrt(variance / count)
-    return mean - reach, mean + reach
+    return float(stats.t.ppf(0.5 + CONFIDENCE / 2, count - 1)) * sd / math.sqrt(count)
 
 
 def pair_pseudo_values(pairs: Sequence[Sequence[float]]) -> list[float]:

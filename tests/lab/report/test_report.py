@@ -13,10 +13,8 @@ from codistill.errors import ExtraMissingError, RunExistsError
 from codistill.lab.compare import compare
 from codistill.lab.comparison import Comparison, read_comparison
 from codistill.lab.folder import RunFolder
-from codistill.lab.recipes import demo
 from codistill.lab.report import comparison_markdown, curves, print_comparison, write_report
-from codistill.lab.report.columns import COLUMNS, footnotes
-from codistill.lab.report.tuning import describe_tuning
+from codistill.lab.report.columns import details, footnotes, headlines
 from codistill.lab.results import Evaluation
 
 VOID = {"meta", "br", "link", "img", "hr", "input"}
@@ -63,12 +61,13 @@ def test_report_is_one_well_formed_page_that_loads_nothing(results_folder):
     assert page.open == []
     assert "script" not in page.names
     assert "link" not in page.names
-    assert page.names.count("svg") == 2
+    assert page.names.count("svg") == 5
     assert all(target.startswith("#") for target in page.loads)
     assert "@import" not in text
     assert not re.search(r"url\((?!#)", text)
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_report_shows_every_arm_verdict_and_meaning(results_folder, comparison):
     page = Page(write_report(results_folder).read_text(encoding="utf-8"))
     words = " ".join(" ".join(page.words).split())
@@ -79,7 +78,7 @@ def test_report_shows_every_arm_verdict_and_meaning(results_folder, comparison):
         assert verdict.interval() in words
     for note in footnotes(comparison):
         assert note in words
-    for column in COLUMNS:
+    for column in headlines(comparison) + details(comparison):
         assert (
             column.meaning.replace("+-", "\N{PLUS-MINUS SIGN}").replace(" x ", " \N{MULTIPLICATION SIGN} ")
             in words
@@ -92,6 +91,7 @@ def test_report_shows_every_arm_verdict_and_meaning(results_folder, comparison):
     assert "codistillation_2_free has the settings of codistillation_2; it was not tuned itself." in words
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_nothing_is_claimed_of_an_arm_that_was_not_codistilled_wherever_it_is_shown(
     results_folder, comparison, capsys
 ):
@@ -120,12 +120,14 @@ def test_notes_say_what_befell_free_running_peers(comparison):
     assert "skipped" not in notes
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_report_escapes_what_comes_from_the_command_line(results_folder):
     text = write_report(results_folder).read_text(encoding="utf-8")
     assert "a <b>" not in text
     assert "a &lt;b&gt; &amp; c" in text
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_report_shows_the_commands_that_resumed_the_run(results_folder):
     path = results_folder / "run.json"
     document = json.loads(path.read_text())
@@ -137,9 +139,28 @@ def test_report_shows_the_commands_that_resumed_the_run(results_folder):
     assert "99.1" in words
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_report_writes_the_comparison_beside_it(results_folder, comparison):
     assert write_report(results_folder) == results_folder / "report.html"
     assert read_comparison(results_folder / "comparison.json") == comparison
+
+
+def test_report_of_an_experiment_shows_what_was_expected_chosen_and_equal(reported_experiment):
+    text = (reported_experiment / "report.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert page.open == []
+    assert page.names.count("svg") == 9
+    words = " ".join(" ".join(page.words).split())
+    for expected in (
+        "A5: codistillation-10 against all_reduce",
+        "ahead by at least 0.005 nats holds",
+        "parity within 0.001 holds",
+        "All arms were given the same updates.",
+        "What the search chose",
+        "Further numbers",
+        "calibration error %",
+    ):
+        assert expected in words
 
 
 def test_same_results_give_the_same_page(results_folder):
@@ -147,6 +168,7 @@ def test_same_results_give_the_same_page(results_folder):
     assert write_report(results_folder).read_bytes() == first
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_report_says_what_has_not_finished(results_folder):
     for peer in "ab":
         (results_folder / "alone_2" / "seed-4" / peer / "result.json").unlink()
@@ -166,12 +188,6 @@ def test_report_without_its_extra_names_the_install(results_folder, monkeypatch)
     with pytest.raises(ExtraMissingError, match=r"pip install 'codistill\[lab\]'"):
         write_report(results_folder)
     assert not (results_folder / "comparison.json").exists()
-
-
-def test_settings_chosen_otherwise_are_not_said_to_be_tuned(results_folder):
-    arms = RunFolder(results_folder).arms
-    assert describe_tuning(arms) is not None
-    assert describe_tuning(demo.ARMS[:1], {"arms": []}) is None
 
 
 def test_curve_is_mean_and_spread_over_seeds_at_common_steps():
@@ -225,7 +241,7 @@ def test_markdown_has_a_line_an_arm_and_a_line_a_verdict(comparison):
     assert lines[0].startswith("| arm | accuracy % |")
     table = [line for line in lines if line.startswith("|")]
     assert len(table) == 2 + len(comparison.rows)
-    assert {line.count("|") for line in table} == {len(COLUMNS) + 2}
+    assert {line.count("|") for line in table} == {len(headlines(comparison)) + 2}
     assert "| `codistillation_4` (not codistilled) |" in "\n".join(lines)
     assert [line for line in lines if line.startswith("- ")] == [
         f"- {verdict.sentence()}" for verdict in comparison.verdicts
@@ -244,7 +260,7 @@ def test_markdown_has_a_line_an_arm_and_a_line_a_verdict(comparison):
     ],
 )
 def test_bytes_are_shown_in_units_of_a_thousand(comparison, count, shown):
-    (column,) = (column for column in COLUMNS if column.label == "bytes/step")
+    (column,) = (column for column in headlines(comparison) if column.label == "bytes/step")
     assert column.cell(replace(comparison.rows[0], exchanged_bytes=count)) == shown
 
 

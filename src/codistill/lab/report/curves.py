@@ -1,18 +1,13 @@
-"""Learning curves as SVG, drawn without pyplot and so without a state of its own."""
+"""Curves against updates: how arms came where they are."""
 
-import io
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from codistill.extras import require
+from codistill.lab.report import drawing
 from codistill.lab.results import Evaluation
-
-# Okabe and Ito's palette, which most colour-blind readers can tell apart, without its yellow, which is too
-# pale for a line on white. The dashes tell curves apart in grey print.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
-_DASHES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (7, 2, 2, 2)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,70 +43,60 @@ def curve(label: str, seeds: Sequence[Sequence[Evaluation]], value: Callable[[Ev
     )
 
 
-def draw(curves: Sequence[Curve], *, quantity: str, percent: bool = False) -> str:
+def draw(
+    curves: Sequence[Curve], *, quantity: str, percent: bool = False, numbers: Sequence[int] | None = None
+) -> str:
     """Return the curves as an ``<svg>`` element: a line an arm, with a band of one standard deviation.
 
     The axis leaves out the first tenth of the course, in which values change most and say least.
 
     Args:
-        curves: One an arm, in the order of their colours.
+        curves: One an arm.
         quantity: Label of the vertical axis.
         percent: Whether values are shares, to be shown times 100.
+        numbers: Number of each arm, which gives its colour and dashes; in order if not given.
 
     Raises:
         ExtraMissingError: If matplotlib is not installed.
     """
-    matplotlib: Any = require("matplotlib", "lab")
-    figures: Any = require("matplotlib.figure", "lab")
-    figure = figures.Figure(figsize=(7.2, 4.0), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = drawing.new_axes(legend=[course.label for course in curves])
     scale = 100.0 if percent else 1.0
-    for index, course in enumerate(curves):
-        colour = _COLOURS[index % len(_COLOURS)]
+    numbers = range(len(curves)) if numbers is None else numbers
+    for number, course in zip(numbers, curves, strict=True):
         means = [scale * mean for mean in course.means]
         band = [scale * sd for sd in course.sds]
         low = [mean - sd for mean, sd in zip(means, band, strict=True)]
         high = [mean + sd for mean, sd in zip(means, band, strict=True)]
+        colour = drawing.colour(number)
         axes.fill_between(course.steps, low, high, color=colour, alpha=0.13, linewidth=0)
-        dashes = _DASHES[index % len(_DASHES)]
-        marker = "o" if len(means) == 1 else None
         axes.plot(
             course.steps,
             means,
             color=colour,
-            linestyle=dashes,
-            marker=marker,
+            linestyle=drawing.dashes(number),
+            marker="o" if len(means) == 1 else None,
             linewidth=1.5,
             label=course.label,
         )
     _set_limits(axes, curves, scale)
     axes.set_xlabel("updates")
     axes.set_ylabel(quantity)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#d8d8d8", linewidth=0.6)
-    axes.set_axisbelow(True)
+    drawing.add_grid(axes, along="y")
     if curves:
-        figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-    target = io.StringIO()
-    # Text stays text, so that readers can select and search it; the salt makes the same numbers give the
-    # same file.
-    with matplotlib.rc_context(
-        {"svg.fonttype": "none", "svg.hashsalt": quantity, "font.family": "sans-serif"}
-    ):
-        figure.savefig(target, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    document = target.getvalue()
-    return document[document.index("<svg") :]
+        drawing.add_legend(figure)
+    return drawing.as_svg(figure, salt=quantity)
 
 
 def _set_limits(axes: Any, curves: Sequence[Curve], scale: float) -> None:
     last = max((course.steps[-1] for course in curves if course.steps), default=0)
-    shown = [
+    ends = [
         scale * end
         for course in curves
         for step, mean, sd in zip(course.steps, course.means, course.sds, strict=True)
         if step > last / 10
         for end in (mean - sd, mean + sd)
     ]
+    shown = [end for end in ends if math.isfinite(end)]
     if shown and max(shown) > min(shown):
         margin = 0.04 * (max(shown) - min(shown))
         axes.set_ylim(min(shown) - margin, max(shown) + margin)

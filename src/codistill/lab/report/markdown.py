@@ -1,17 +1,18 @@
 """A comparison as Markdown, for a README or a log."""
 
 from codistill.lab.comparison import Comparison
-from codistill.lab.report.columns import COLUMNS, footnotes, label
+from codistill.lab.report.columns import footnotes, headlines, label
 
 
 def comparison_markdown(comparison: Comparison) -> str:
     """Return the table, the verdicts and the notes as Markdown, with a line break at the end."""
-    heads = ["arm", *(column.label for column in COLUMNS)]
-    lines = [_line(heads), _line(["---", *("---:" for _ in COLUMNS)])]
+    columns = headlines(comparison)
+    heads = ["arm", *(column.label for column in columns)]
+    lines = [_line(heads), _line(["---", *("---:" for _ in columns)])]
     for row in comparison.rows:
         lines.append(
             _line(
-                [f"`{row.arm}`{label(row).removeprefix(row.arm)}", *(column.cell(row) for column in COLUMNS)]
+                [f"`{row.arm}`{label(row).removeprefix(row.arm)}", *(column.cell(row) for column in columns)]
             )
         )
     lines.append("")

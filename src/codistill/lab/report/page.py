@@ -2,20 +2,20 @@
 
 import os
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from codistill.extras import require
-from codistill.lab import methods, results
-from codistill.lab.compare import FIRST_PEER, compare
+from codistill.lab import methods
+from codistill.lab.compare import compare
 from codistill.lab.comparison import COMPARISON, Comparison, write_comparison
 from codistill.lab.folder import RunFolder
 from codistill.lab.recipe import Recipe
-from codistill.lab.report import curves
-from codistill.lab.report.columns import COLUMNS, footnotes, label
-from codistill.lab.report.tuning import describe_tuning
-from codistill.lab.results import Evaluation
+from codistill.lab.report.columns import details, footnotes, headlines
+from codistill.lab.report.fairness import describe_budget
+from codistill.lab.report.figures import make_figures
+from codistill.lab.report.tuning import tuning_of
 
 REPORT = "report.html"
 TEMPLATE = "report.html.j2"
@@ -34,6 +34,7 @@ def write_report(folder: str | Path) -> Path:
         RunExistsError: If the folder holds no run of codistill.
         DataMissingError: If no arm has a finished seed.
         ExtraMissingError: If jinja2 or matplotlib is not installed.
+        ValueError: If a file in the folder cannot be read as what it should be; file and field are named.
         OSError: If the files cannot be written.
     """
     run = RunFolder(folder)
@@ -60,15 +61,18 @@ def _render(run: RunFolder, comparison: Comparison) -> str:
             title=_title(run.arms),
             rows=comparison.rows,
             verdicts=comparison.verdicts,
-            columns=COLUMNS,
-            label=label,
+            columns=headlines(comparison),
+            details=details(comparison),
+            are_expected=any(verdict.expects is not None for verdict in comparison.verdicts),
+            budget=describe_budget(run.path, shown, comparison),
             notes=footnotes(comparison),
             seeds=len(run.seeds),
             unfinished=_unfinished(run, comparison),
-            # Drawn here from numbers and labels that matplotlib escapes, so it may go in as it is.
-            figures=[(caption, jinja2.utils.markupsafe.Markup(svg)) for caption, svg in _figures(run, shown)],
+            # Drawn here from numbers and labels that matplotlib escapes, so they may go in as they are.
+            figures=make_figures(run, comparison),
+            as_it_is=jinja2.utils.markupsafe.Markup,
             settings=[_settings(arm) for arm in shown],
-            tuning=describe_tuning(shown),
+            tuning=tuning_of(run.path, shown),
             command=_command(run.document),
             resumed_with=[
                 (_command(later), _mapping(later.get("versions"))) for later in run.document["resumed_with"]
@@ -93,39 +97,9 @@ def _unfinished(run: RunFolder, comparison: Comparison) -> list[str]:
     ]
 
 
-def _figures(run: RunFolder, arms: Sequence[Recipe]) -> list[tuple[str, str]]:
-    """Return caption and SVG of each figure."""
-    rows = {arm.label: _evaluations(run, arm.label) for arm in arms}
-
-    def courses(value: Callable[[Evaluation], float]) -> list[curves.Curve]:
-        return [curves.curve(arm, seeds, value) for arm, seeds in rows.items() if seeds]
-
-    return [
-        (
-            "Validation accuracy of the first model against updates",
-            curves.draw(
-                courses(lambda row: row.validation_accuracy), quantity="validation accuracy, %", percent=True
-            ),
-        ),
-        (
-            "Training loss of the first model against updates, without the distillation loss; with label "
-            "smoothing where the arm has it",
-            curves.draw(courses(lambda row: row.train_loss), quantity="training loss, nats"),
-        ),
-    ]
-
-
-def _evaluations(run: RunFolder, arm: str) -> list[list[Evaluation]]:
-    paths = [run.peer_path(arm, seed, FIRST_PEER) for seed in run.seeds]
-    return [
-        results.load_evaluations(path / results.METRICS)
-        for path in paths
-        if (path / results.RESULT).exists() and (path / results.METRICS).exists()
-    ]
-
-
 def _settings(arm: Recipe) -> dict[str, Any]:
     """Return what an arm was trained with: its name, what it shows, and values by heading."""
+    has_interval = methods.method(arm.method).has_interval
     values = {
         "method": arm.method,
         "models": str(len(methods.method(arm.method).plan(arm).peers)),
@@ -134,8 +108,8 @@ def _settings(arm: Recipe) -> dict[str, Any]:
         "learning rate": f"{arm.learning_rate:g}",
         "weight decay": f"{arm.weight_decay:g}",
         "smoothing": f"{arm.label_smoothing:g}",
-        "interval": str(arm.interval_steps) if arm.method == "codistillation" else "-",
-        "lockstep": ("yes" if arm.lockstep else "no") if arm.method == "codistillation" else "-",
+        "interval": str(arm.interval_steps) if has_interval else "-",
+        "lockstep": ("yes" if arm.lockstep else "no") if has_interval else "-",
     }
     return {"arm": arm.label, "summary": arm.summary, "values": values}
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from codistill.extras import require
 from codistill.lab.comparison import Comparison
-from codistill.lab.report.columns import COLUMNS, footnotes, label
+from codistill.lab.report.columns import footnotes, headlines, label
 
 WIDTH = 100
 """Columns of text that the table keeps within."""
@@ -30,11 +30,12 @@ def print_comparison(comparison: Comparison, *, console: Any = None) -> None:
         console.width = min(console.width, WIDTH) if console.is_terminal else WIDTH
     table = table_of(box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     table.add_column("arm", overflow="fold", min_width=12)
-    for column in COLUMNS:
+    columns = headlines(comparison)
+    for column in columns:
         table.add_column(_over_lines(column.label), justify="right", no_wrap=True)
     for row in comparison.rows:
         # Text, not str: square brackets in a label are no markup.
-        table.add_row(text_of(label(row)), *(text_of(column.cell(row)) for column in COLUMNS))
+        table.add_row(text_of(label(row)), *(text_of(column.cell(row)) for column in columns))
     console.print(table)
     for verdict in comparison.verdicts:
         console.print(text_of(verdict.sentence()))
