@@ -89,9 +89,45 @@ def test_another_seed_joins_an_earlier_run_with_resume(in_tmp_path, launched, ca
     assert RunFolder("runs/digits").seeds == (0, 1)
 
 
-def test_help_without_a_recipe_lists_the_recipes(capsys):
+def test_help_without_a_recipe_says_where_the_recipes_are_listed(capsys):
     assert main(["train", "--help"]) == 0
-    assert "cifar10, digits" in capsys.readouterr().out
+    assert "RECIPE is a name that codistill recipes lists" in capsys.readouterr().out
+
+
+def test_what_is_reproduced_and_how_it_deviates_is_said_once_before_training(in_tmp_path, launched, capsys):
+    words = ["train", "sodhani2020-s3-control-lab", "--updates", "200", "--data-root", "nowhere"]
+    assert main(words) == 1
+    assert "Deviates" not in capsys.readouterr().err
+    assert main(["train", "digits", "--updates", "200", "--json"]) == 0
+    out, err = capsys.readouterr()
+    json.loads(out)
+    for line in recipes.entry("digits").lines():
+        assert err.count(f"{line}\n") == 1
+    assert "Changed by options: updates 200.\n" in err
+    assert err.index("Deviates:") < err.index("codistillation ")
+
+
+def test_a_recipe_of_one_s_own_is_trained_into_the_folder_of_its_name(in_tmp_path, launched, capsys):
+    (in_tmp_path / "mine.py").write_text(
+        "from codistill.lab.recipe import Recipe\n"
+        "recipe = Recipe(name='own', task='digits', method='all_reduce', peers=1)\n"
+        "number = 1\n"
+    )
+    assert main(["train", "mine.py:recipe", "--updates", "20"]) == 0
+    ((asked, _),) = launched
+    assert (asked[0].name, asked[0].method, asked[0].updates) == ("own", "all_reduce", 20)
+    assert "Deviates" not in capsys.readouterr().err
+    assert RunFolder("runs/own").arms[0].updates == 20
+    assert main(["train", "mine.py:number"]) == 2
+    assert "recipe must be a codistill.lab.recipe.Recipe, got a int" in capsys.readouterr().err
+
+
+def test_teachers_of_two_phases_are_trained_before_their_student(in_tmp_path, launched):
+    assert main(["train", "digits", "--method", "two_phase", "--teacher-updates", "30"]) == 0
+    assert [(asked[0].method, asked[0].updates) for asked, _ in launched] == [
+        ("teachers", 30),
+        ("two_phase", 1500),
+    ]
 
 
 def test_a_name_or_device_that_cannot_be_is_noticed_before_a_folder_is_made(in_tmp_path, launched, capsys):
@@ -106,9 +142,9 @@ def test_a_name_or_device_that_cannot_be_is_noticed_before_a_folder_is_made(in_t
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "cifar10, digits"),
+        ([], "RECIPE is a name that codistill recipes lists"),
         (["--peers", "2"], "The recipe must come first"),
-        (["imagenet"], "recipe must be one of cifar10, digits, got 'imagenet'"),
+        (["imagenet"], "or FILE.py:NAME, got 'imagenet'"),
         (["digits", "--peers", "0"], "peers must be from 1 to 26, got 0"),
         (["digits", "--method", "sgd"], "all_reduce"),
         (["digits", "--peeers", "2"], "--peeers"),

@@ -1,5 +1,6 @@
 """``codistill train``: train one recipe."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,8 +11,10 @@ from codistill.cli import outcome, output, parsing
 from codistill.cli.usage import UsageError
 from codistill.lab import recipes
 from codistill.lab.documents import to_document
+from codistill.lab.experiment import with_earlier
 from codistill.lab.folder import create
 from codistill.lab.launch import LaunchOptions, check, launch
+from codistill.lab.own_file import is_in_own_file
 from codistill.lab.recipe import Recipe
 from codistill.lab.results import PeerResult
 
@@ -32,6 +35,8 @@ class Train:
     """Folder for the results; runs/ and the name of the recipe, and of the peer, if not given."""
     device: str = "auto"
     """Where models live: "auto", "cpu", "cuda", or another device of torch."""
+    trackers: tuple[str, ...] = ("csv", "tensorboard")
+    """Where metrics are shown besides metrics.jsonl: csv, tensorboard, trackio, wandb."""
     overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
     """Delete what an earlier run left in the folder."""
     resume: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -50,36 +55,39 @@ def run(arguments: Sequence[str]) -> None:
         raise UsageError(f"The recipe must come first.\n{_usage()}")
     default = Train(recipe=recipes.recipe(name))
     options = parsing.call(Train, arguments[1:], verb=f"train {name}", default=default)
-    train(options, command=["codistill", "train", *arguments])
+    train(options, command=["codistill", "train", *arguments], preface=_preface(name, options.recipe))
 
 
-def train(options: Train, *, command: Sequence[str]) -> None:
+def train(options: Train, *, command: Sequence[str], preface: Sequence[str] = ()) -> None:
     """Train, compare, print.
 
     Args:
         options: What the command line says.
         command: The command line, for the record.
+        preface: Lines for standard error before training begins.
     """
     recipe = options.recipe
     launching = LaunchOptions(
-        data_root=options.data_root, device=options.device, peer=options.peer, store=options.store
+        data_root=options.data_root,
+        device=options.device,
+        peer=options.peer,
+        store=options.store,
+        trackers=options.trackers,
     )
-    check([recipe], options=launching)
+    arms = with_earlier([recipe])
+    check(arms, options=launching)
     name = recipe.name if options.peer is None else f"{recipe.name}-{options.peer}"
     folder = create(
         options.out or Path("runs") / name,
-        arms=[recipe],
+        arms=arms,
         seeds=[recipe.seed],
         command=command,
         if_exists=parsing.if_exists(overwrite=options.overwrite, resume=options.resume),
     )
+    sys.stderr.writelines(f"{line}\n" for line in preface)
     with output.bars() as show:
-        trained = launch(
-            folder,
-            [replace(recipe, arm=recipe.label)],
-            options=launching,
-            on_progress=show,
-        )
+        for arm in arms:
+            trained = launch(folder, [replace(arm, arm=arm.label)], options=launching, on_progress=show)
     if options.peer is None:
         outcome.show(folder.path, json=options.json)
     else:
@@ -99,9 +107,19 @@ def _show_peer(result: PeerResult, path: Path, *, json: bool) -> None:
     )
 
 
+def _preface(name: str, asked: Recipe) -> tuple[str, ...]:
+    """Return what a recipe reproduces and how it deviates; nothing of one in a file of the user's own."""
+    if is_in_own_file(name):
+        return ()
+    entry = recipes.entry(name)
+    listed, chosen = to_document(entry.recipe), to_document(asked)
+    changed = [f"{field} {chosen[field]!r}" for field in listed if chosen[field] != listed[field]]
+    return (*entry.lines(), *([f"Changed by options: {', '.join(changed)}."] if changed else []))
+
+
 def _usage() -> str:
-    names = ", ".join(recipes.names())
     return (
         "usage: codistill train RECIPE [OPTIONS]\n\n"
-        f"RECIPE is one of {names}; codistill train RECIPE --help shows its fields, all of which are options."
+        "RECIPE is a name that codistill recipes lists, such as digits or cifar10, or FILE.py:NAME of your\n"
+        "own; codistill train RECIPE --help shows its fields, all of which are options."
     )
