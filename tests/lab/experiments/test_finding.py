@@ -1,0 +1,37 @@
+from pathlib import Path
+
+import pytest
+
+from codistill.lab import experiments
+from codistill.lab.experiments import finding as findings
+from codistill.lab.experiments import page
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_an_experiment_that_was_not_run_has_no_finding() -> None:
+    assert findings.committed("none") is None
+
+
+@pytest.mark.parametrize("name", experiments.names())
+def test_what_is_committed_is_of_the_experiment_as_it_was_declared(name: str) -> None:
+    experiment, finding = experiments.experiment(name), findings.committed(name)
+    assert finding is not None
+    declared = [(c.name, c.arm, c.against, c.metric, c.expects, c.margin) for c in experiment.claims]
+    judged = [(v.name, v.arm, v.against, v.metric, v.expects, v.margin) for v in finding.comparison.verdicts]
+    assert judged == declared
+    assert {verdict.seeds for verdict in finding.comparison.verdicts} == {len(experiment.seeds)}
+    assert list(finding.settings) == [arm.label for arm in experiment.arms]
+    assert tuple(finding.search["learning_rates"]) == experiment.space.learning_rates
+    assert tuple(finding.search["weight_decays"]) == experiment.space.weight_decays
+    assert {arm["trials"] for arm in finding.search["arms"]} == {experiment.space.trials}
+    assert [arm["arm"] for arm in finding.search["arms"]] == [arm.label for arm in experiment.searched]
+    assert finding.cpu_hours < 2
+
+
+def test_the_page_and_its_figures_are_made_of_what_is_committed() -> None:
+    assert (ROOT / "docs" / "reproduction.md").read_text() == page.page()
+    drawn = page.figures()
+    assert sorted(drawn) == sorted(path.name for path in (ROOT / "docs" / "figures").glob("*.svg"))
+    for svg in drawn.values():
+        assert svg.startswith("<svg")
