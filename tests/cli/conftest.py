@@ -11,6 +11,7 @@ from codistill.codistiller import Codistiller
 from codistill.exchange.checkpoint import CheckpointExchange
 from codistill.lab import results
 from codistill.lab.folder import RunFolder
+from codistill.lab.kept_scores import KeptScores
 from codistill.lab.results import Evaluation, PeerResult
 
 
@@ -27,7 +28,7 @@ def _pretend(folder: RunFolder) -> None:
                 path = folder.peer_path(arm.label, seed, peer)
                 path.mkdir(parents=True, exist_ok=True)
                 results.save_evaluations(path / results.METRICS, [_row(50), _row(100)])
-                np.save(path / results.TEST_SCORES, np.zeros((3, 2), np.float32))
+                KeptScores.of_whole(np.zeros((3, 2), np.float32), np.zeros(3, np.int64)).save(path)
                 results.save_result(path / results.RESULT, _result(arm.label, seed, peer))
 
 

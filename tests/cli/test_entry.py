@@ -9,12 +9,20 @@ from codistill.cli import entry, main
 from codistill.errors import SnapshotError
 from codistill.version import __version__
 
-TRAIN_FLAGS = (
-    "data-root out device overwrite resume json no-lockstep arm batch-size burn-in-steps "
-    "checkpoint-every combine distillation-loss distillation-weight edges evaluate-every interval-steps "
-    "label-smoothing learning-rate learning-rate-drops learning-rate-factor lockstep method momentum "
-    "name parts peer peer-learning-rates peer-widths peers ranks ranks-per-peer regime seed store summary "
-    "task temperature topology updates weight-decay weight-decay-factor"
+RECIPE_FLAGS = (
+    "arm batch-size burn-in-steps checkpoint-every codec combine data-fraction decays-norms-and-biases "
+    "distillation-loss distillation-weight distillation-weight-added distillation-weight-factor "
+    "distillation-weight-maximum edges evaluate-every gradient-clip interval-steps label-smoothing "
+    "learning-rate learning-rate-course learning-rate-drops learning-rate-factor lockstep method model "
+    "momentum name no-decays-norms-and-biases no-lockstep optimizer outer-learning-rate outer-momentum "
+    "parts peer-learning-rates peer-models peer-widths peers precision ranks ranks-per-peer regime seed "
+    "smoothing-prior summary task teacher-updates temperature topology updates warmup-from warmup-steps "
+    "weight-decay weight-decay-factor weight-decays"
+)
+TRAIN_FLAGS = f"{RECIPE_FLAGS} data-root device json out overwrite peer resume store trackers"
+COMPARE_FLAGS = (
+    f"{RECIPE_FLAGS} budget cores data-root device json methods no-search out overwrite resume "
+    "search-learning-rates search-seeds search-weight-decays seeds sweep trackers"
 )
 
 
@@ -23,6 +31,8 @@ TRAIN_FLAGS = (
     [
         (["demo"], "out seeds overwrite resume json"),
         (["train", "digits"], TRAIN_FLAGS),
+        (["compare", "digits"], COMPARE_FLAGS),
+        (["reproduce"], "anew cores data-root device json out"),
         (["recipes"], "json"),
         (["recipes", "show"], "json"),
         (["report"], "json"),
@@ -69,8 +79,8 @@ def test_no_verb_is_wrong_usage_and_shows_the_help_on_stderr(capsys):
 def test_an_unknown_verb_lists_those_there_are(capsys):
     assert main(["distil"]) == 2
     assert capsys.readouterr().err == (
-        "codistill: verb must be one of demo, train, recipes, report, peers, doctor, export, serve, "
-        "plan, got 'distil'.\n"
+        "codistill: verb must be one of demo, train, compare, reproduce, recipes, report, peers, "
+        "doctor, export, serve, plan, got 'distil'.\n"
     )
 
 

@@ -150,7 +150,7 @@ def test_the_table_says_that_it_cuts_the_slow_link_only_and_what_it_advises(caps
         ((*SMALL, "--peers", "1"), "peers must be >= 2, got 1."),
         ((*SMALL, "--weight-dtype", "int4"), "weight_dtype must be one of"),
         (("--params", "many", *SMALL[2:]), "--params must be a whole number >= 1, got 'many'."),
-        (("imagenet",), "recipe must be one of cifar10, digits"),
+        (("imagenet",), "recipe must be one of the"),
     ],
 )
 def test_words_that_make_no_job_are_wrong_usage(capsys, words, message):

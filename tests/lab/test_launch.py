@@ -1,5 +1,6 @@
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from codistill.exchange.checkpoint import load_snapshot
 from codistill.lab import folder, processes, results
 from codistill.lab.folder import RunFolder
 from codistill.lab.job import load_job
+from codistill.lab.kept_scores import KeptScores
 from codistill.lab.launch import LaunchOptions, check, launch
 from codistill.lab.recipe import Recipe
 from codistill.lab.results import PeerResult
@@ -60,7 +62,7 @@ def test_two_peers_are_two_processes_that_learn_from_each_other(
         assert one.bytes_published > 9 * one.parameters * 4
         assert one.bytes_fetched > 9 * one.parameters * 4
     paths = [out.peer_path("codistillation", 3, peer) for peer in "ab"]
-    a, b = (results.load_test_scores(path / "test_scores.npy") for path in paths)
+    a, b = (KeptScores.load(path).whole for path in paths)
     assert a.shape == b.shape == (899, 10)
     assert not np.array_equal(a, b)
     rows = results.load_evaluations(paths[0] / "metrics.jsonl")
@@ -79,17 +81,18 @@ def test_the_store_of_the_first_seed_is_kept_and_holds_the_last_weights(
     assert sum(tensor.numel() for tensor in state.values()) == 26122
 
 
-def test_a_lockstep_run_that_was_cut_off_goes_on_bit_for_bit(copy: RunFolder) -> None:
+def test_a_lockstep_run_that_was_cut_off_goes_on_bit_for_bit(
+    copy: RunFolder, bits_of: Callable[[Path], list[object]]
+) -> None:
     whole = [one for one in copy.results() if one.seed == 3]
     paths = [copy.peer_path("codistillation", 3, peer) for peer in "ab"]
-    names = ("test_scores.npy", "metrics.jsonl")
-    before = [(path / name).read_bytes() for path in paths for name in names]
+    before = [bits_of(path) for path in paths]
     # As if both had been killed in the last update: the newest checkpoint is of update 32.
     for path in paths:
         (path / "result.json").unlink()
         (path / "test_scores.npy").unlink()
     resumed = launch(copy, [copy.arms[0]])
-    assert [(path / name).read_bytes() for path in paths for name in names] == before
+    assert [bits_of(path) for path in paths] == before
     for one, other in zip(whole, resumed, strict=True):
         assert other.validation_nll == one.validation_nll
         assert other.distance == one.distance
@@ -119,7 +122,10 @@ def test_arms_of_one_shape_share_a_launch_and_finished_runs_are_not_trained_agai
     shutil.rmtree(out.peer_path("y", 3, "a"))
     second = launch(out, arms, options=options)
     assert (out.peer_path("x", 3, "a") / "result.json").stat().st_mtime_ns == written
-    assert [replace(one, seconds=0) for one in first] == [replace(one, seconds=0) for one in second]
+    timeless = [
+        [replace(one, seconds=0, peak_memory_bytes=None) for one in results] for results in (first, second)
+    ]
+    assert timeless[0] == timeless[1]
     # What the job was told lies beside its log.
     told = load_job(out.logs_path("y") / "a.job.json")
     assert (told.device, told.read_test, [one.label for one in told.recipes]) == ("cpu", False, ["y"])
@@ -197,6 +203,7 @@ def test_peers_of_two_ranks_train_as_those_of_one_and_go_on_one_at_a_time_bit_fo
     finished: tuple[RunFolder, object],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    bits_of: Callable[[Path], list[object]],
 ) -> None:
     # As many threads for each rank in a launch of one peer as in one of both.
     monkeypatch.setattr(processes.provenance, "cores", lambda: 2)
@@ -222,9 +229,8 @@ def test_peers_of_two_ranks_train_as_those_of_one_and_go_on_one_at_a_time_bit_fo
         for row, expected in zip(of_two_rows, of_one_rows, strict=True):
             assert row.train_loss == pytest.approx(expected.train_loss, abs=1e-4)
             assert row.distillation_loss == pytest.approx(expected.distillation_loss, abs=1e-4)
-    names = ("test_scores.npy", "metrics.jsonl")
     paths = [out.peer_path("codistillation", 3, peer) for peer in "ab"]
-    written = [(path / name).read_bytes() for path in paths for name in names]
+    written = [bits_of(path) for path in paths]
     # As if both had been killed in the last update, and were started again one by one.
     for path in paths:
         (path / "result.json").unlink()
@@ -239,10 +245,12 @@ def test_peers_of_two_ranks_train_as_those_of_one_and_go_on_one_at_a_time_bit_fo
         "a": ["a"],
         "b": ["b"],
     }
-    assert [(path / name).read_bytes() for path in paths for name in names] == written
+    assert [bits_of(path) for path in paths] == written
 
 
 def test_recipes_of_different_shapes_are_refused(tiny: Recipe, tmp_path: Path) -> None:
     arms = [replace(tiny, arm="two"), replace(tiny, arm="four", peers=4)]
-    with pytest.raises(ValueError, match="recipes must have the same peers and ranks, got 2 different"):
+    with pytest.raises(
+        ValueError, match="recipes must have the same peers, ranks and arrangement, got 2 different"
+    ):
         launch(make(tmp_path / "out", *arms), arms)

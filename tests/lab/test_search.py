@@ -1,19 +1,16 @@
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from codistill.lab import methods, rank, search
+from codistill.errors import RecipeError
+from codistill.lab import search
 from codistill.lab.folder import RunFolder
-from codistill.lab.job import Job
-from codistill.lab.launch import LaunchOptions, OnProgress
 from codistill.lab.recipe import Recipe
 from codistill.lab.recipes import demo
-from codistill.lab.results import PeerResult
-from codistill.lab.search import Point
+from codistill.lab.search import Point, SearchSpace
 
 
 def point(learning_rate: float, weight_decay: float, accuracy: float, nll: float) -> Point:
@@ -52,38 +49,86 @@ def test_no_weight_decay_is_an_end_with_nothing_beyond() -> None:
     assert search.edges(points[3], points) == ["weight_decay"]
 
 
-def train_here(
-    out: RunFolder, recipes: Sequence[Recipe], *, options: LaunchOptions, on_progress: OnProgress | None
-) -> list[PeerResult]:
-    """Stand in for `launch`, without its processes."""
-    assert not options.read_test
-    assert options.keep_exchange == "none"
-    there = {(one.arm, one.seed) for one in out.results()}
-    left = tuple(one for one in recipes if (one.label, one.seed) not in there)
-    for peer in methods.method(recipes[0].method).plan(recipes[0]).peers:
-        job = Job(
-            peer=peer,
-            recipes=left,
-            out=out.path,
-            logs=out.path,
-            data_root=out.path,
-            device="cpu",
-            read_test=False,
-        )
-        rank.run(job, rank=0, ranks=1)
-    assert on_progress is not None
-    for recipe in recipes:
-        on_progress(recipe.label, recipe.updates, 2 * recipe.updates)
-    asked = {(one.label, one.seed) for one in recipes}
-    return [one for one in out.results() if (one.arm, one.seed) in asked]
+def test_a_task_that_is_judged_by_its_nll_is_tuned_by_it() -> None:
+    points = [point(0.1, 0.0, 0.9, 1.1), point(0.2, 0.0, 0.5, 1.0), point(0.3, 0.0, 0.99, math.nan)]
+    assert search.choose(points, "nll") == points[1]
+    assert search.choose(points, "accuracy") == points[2]
+
+
+def test_nine_points_lie_around_a_recipe(tiny: Recipe) -> None:
+    space = SearchSpace.around(replace(tiny, learning_rate=0.3, weight_decay=1e-3))
+    assert space.learning_rates == pytest.approx((0.1, 0.3, 0.9))
+    assert space.weight_decays == pytest.approx((0.0, 1e-3, 1e-2))
+    assert space.trials == 9
+    assert SearchSpace.around(replace(tiny, weight_decay=0.0)).weight_decays == (0.0, 1e-4, 1e-3)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"learning_rates": (0.0,)},
+        {"learning_rates": (math.inf,)},
+        {"learning_rates": (0.1, 0.1)},
+        {"learning_rates": ()},
+        {"weight_decays": (-1.0,)},
+        {"weight_decays": (math.nan,)},
+        {"seeds": ()},
+    ],
+)
+def test_points_that_cannot_be_tried_are_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(RecipeError, match=f"{next(iter(changes))} to search must be one or more different"):
+        SearchSpace(**{"learning_rates": (0.1,), "weight_decays": (0.0,), **changes})
+
+
+def test_arms_are_tuned_on_the_same_points_and_the_record_says_how(
+    tiny: Recipe, tmp_path: Path, trained_here: list[str]
+) -> None:
+    arms = (
+        replace(tiny, method="alone", arm="one", peers=1, weight_decays=(1e-4, 0.0)),
+        replace(tiny, method="two_phase", arm="two"),
+    )
+    space = SearchSpace(learning_rates=(0.1, 1e-4), weight_decays=(0.0, 1e-3), seeds=(100,))
+    told: list[tuple[str, int, int]] = []
+    tuned, record = search.search_arms(
+        arms, space, out=tmp_path, on_progress=lambda *progress: told.append(progress)
+    )
+    # Arms of these labels are yet to be trained.
+    assert {label for label, *_ in told} == {"search of one", "search of two"}
+    assert {done for label, done, total in told if done == total} == {4 * 40, 8 * 40}
+    assert [arm.label for arm in tuned] == ["one", "two"]
+    assert [arm.learning_rate for arm in tuned] == [0.1, 0.1]
+    assert json.loads((tmp_path / "search.json").read_text()) == record
+    assert [(arm["arm"], arm["trials"], len(arm["points"])) for arm in record["arms"]] == [
+        ("one", 4, 4),
+        ("two", 4, 4),
+    ]
+    # The teachers of the second were tried at each of its points.
+    assert sum(label.endswith("-teachers") for label in trained_here) == 4
+    trained_here.clear()
+    assert search.search_arms(arms, space, out=tmp_path)[0] == tuned
+    assert trained_here == []
+
+
+def test_only_the_seeds_that_are_asked_for_are_judged(
+    tiny: Recipe, tmp_path: Path, trained_here: list[str]
+) -> None:
+    arm = replace(tiny, method="alone", peers=1, updates=10, arm="one")
+    space = SearchSpace(learning_rates=(0.1,), weight_decays=(0.0,), seeds=(100,))
+    first = search.search(arm, space, out=tmp_path)
+    two = search.search(arm, replace(space, seeds=(100, 101)), out=tmp_path)
+    assert two[0].validation_nll != first[0].validation_nll
+    assert search.search(arm, space, out=tmp_path) == first
 
 
 def test_a_search_trains_every_point_and_may_be_widened(
-    tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    trained_here: list[str],
 ) -> None:
     arms = (replace(tiny, method="all_reduce", arm="one"), replace(tiny, method="alone", arm="two"))
     monkeypatch.setattr(demo, "SEARCHED", arms)
-    monkeypatch.setattr(search, "launch", train_here)
     common = ["--out", str(tmp_path), "--seeds", "7", "8", "--weight-decays", "0.001"]
     search.main([*common, "--learning-rates", "0.1"])
     first = json.loads((tmp_path / "demo_grid.json").read_text())

@@ -108,11 +108,9 @@ def test_only_an_interval_on_one_side_of_0_is_an_effect(differences: list[float]
 def test_on_another_task_the_strong_peer_is_tuned_for_training_alone_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def pretend_to_search(
-        arm: Recipe, *, out: Path, seeds: tuple[int, ...], learning_rates: object, weight_decays: object
-    ) -> list[Point]:
+    def pretend_to_search(arm: Recipe, space: search.SearchSpace, *, out: Path) -> list[Point]:
         assert (arm.task, arm.method, arm.peers, arm.batch_size) == ("digits_clean", "alone", 1, 32)
-        assert not set(seeds) & set(weak_peer.SEEDS)
+        assert not set(space.seeds) & set(weak_peer.SEEDS)
         # A folder with anything else in it cannot become a results folder.
         assert out.parent == tmp_path
         assert out != tmp_path / "out"

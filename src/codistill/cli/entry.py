@@ -14,6 +14,8 @@ DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 VERBS = {
     "demo": "Train every arm of the demo on this machine and compare them.",
     "train": "Train one recipe, every field of which is an option.",
+    "compare": "Tune, train and compare several methods on one recipe.",
+    "reproduce": "Show how a claim of the papers came out here, or run it anew.",
     "recipes": "List the recipes, or show one.",
     "report": "Write the report of a results folder anew.",
     "peers": "List the peers of a running or finished run.",

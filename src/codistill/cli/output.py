@@ -8,11 +8,21 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
 WIDTH_WITHOUT_TERMINAL = 100
+
+# Evaluations, by which progress is known, may be further apart than rich's 30 seconds.
+_SPEED_OVER_S = 120.0
 
 
 def print_text(text: str) -> None:
@@ -44,8 +54,12 @@ def print_table(headings: Mapping[str, str], rows: Sequence[Sequence[str]]) -> N
 
 
 @contextmanager
-def bars() -> Iterator[Callable[[str, int, int], None]]:
-    """Show a progress bar an arm, on standard error.
+def bars(expected: Mapping[str, int] | None = None) -> Iterator[Callable[[str, int, int], None]]:
+    """Show a progress bar an arm, on standard error, and the time that is left by its speed.
+
+    Args:
+        expected: Updates of each arm, by label, as far as they are known beforehand: a bar over all of them
+            comes first then.
 
     Yields:
         A function of an arm's label, the updates it has done, and the updates it will do in all.
@@ -56,14 +70,26 @@ def bars() -> Iterator[Callable[[str, int, int], None]]:
         MofNCompleteColumn(),
         TextColumn("updates"),
         TimeElapsedColumn(),
+        TimeRemainingColumn(),
     )
     # Whoever trains calls several times a second: no thread is needed to draw.
-    with Progress(*columns, console=Console(stderr=True), auto_refresh=False) as progress:
+    with Progress(
+        *columns, console=Console(stderr=True), auto_refresh=False, speed_estimate_period=_SPEED_OVER_S
+    ) as progress:
         tasks: dict[str, Any] = {}
+        done_by_arm: dict[str, int] = {}
+        total_by_arm = dict(expected or {})
+        over_all = progress.add_task("all runs", total=sum(total_by_arm.values())) if expected else None
 
         def show(arm: str, done: int, total: int) -> None:
             if arm not in tasks:
                 tasks[arm] = progress.add_task(arm, total=total)
-            progress.update(tasks[arm], completed=done, total=total, refresh=True)
+            progress.update(tasks[arm], completed=done, total=total)
+            done_by_arm[arm], total_by_arm[arm] = done, total
+            if over_all is not None:
+                progress.update(
+                    over_all, completed=sum(done_by_arm.values()), total=sum(total_by_arm.values())
+                )
+            progress.refresh()
 
         yield show

@@ -9,7 +9,7 @@ from typing import Literal
 
 from codistill.errors import RecipeError
 from codistill.extras import check_installed
-from codistill.lab import methods, results, tasks
+from codistill.lab import methods, results, tasks, trackers
 from codistill.lab.checkpoint import CHECKPOINT
 from codistill.lab.data_root import data_root
 from codistill.lab.device import check_device
@@ -43,6 +43,12 @@ class LaunchOptions:
     """Of which runs the store of the peers is kept: all, that of the first seed, or none."""
     peer: str | None = None
     """The only peer to train here; None for all of them."""
+    trackers: tuple[str, ...] = ()
+    """Where metrics are shown besides ``metrics.jsonl``: names of `codistill.lab.trackers`."""
+    cores: int | None = None
+    """Cores that the processes share; all of the machine's if not given."""
+    logs: str = ""
+    """Name of a folder for logs within that of the arm's, where several launches run at once."""
     store: str | None = None
     """Path or URL where that peer meets the others, which are started elsewhere; a run has one of its own."""
 
@@ -62,9 +68,12 @@ def check(recipes: Sequence[Recipe], *, options: LaunchOptions | None = None) ->
     for package in REPORT_PACKAGES:
         check_installed(package, "lab")
     check_device(options.device)
+    trackers.check(options.trackers)
     for recipe in recipes:
         methods.method(recipe.method).plan(recipe)
         _check_peer(recipe, options)
+        for name in {recipe.model, *recipe.peer_models} - {None}:
+            _check_model(recipe, name)
     if recipes and options.store is not None:
         _check_store(options.store, runs=len(recipes))
     for task in sorted({recipe.task for recipe in recipes}):
@@ -86,7 +95,8 @@ def launch(
 
     Args:
         folder: The results folder.
-        recipes: What to train, of the same number of peers and ranks, each with its own label or seed.
+        recipes: What to train, of the same number of peers and ranks in the same arrangement, each with its
+            own label or seed; what has to be trained before has been.
         options: Where and how.
         on_progress: Called several times a second, for the arm being trained and for those that finish.
 
@@ -113,17 +123,17 @@ def launch(
         runs.prepare(recipe)
     if left:
         jobs = _write_jobs(folder, left, plan, options)
-        run_jobs(jobs, ranks=plan.ranks, on_poll=lambda: runs.report(on_progress))
+        run_jobs(jobs, ranks=plan.processes, on_poll=lambda: runs.report(on_progress), cores=options.cores)
     runs.report(on_progress)
     return [folder.result(recipe.label, recipe.seed, peer) for recipe in recipes for peer in plan.peers]
 
 
 def _common_plan(recipes: Sequence[Recipe]) -> Plan:
     plans = [methods.method(recipe.method).plan(recipe) for recipe in recipes]
-    shapes = {(plan.peers, plan.ranks) for plan in plans}
+    shapes = {plan.shape for plan in plans}
     if len(shapes) != 1:
         raise ValueError(
-            f"recipes must have the same peers and ranks, got {len(shapes)} different pairs. "
+            f"recipes must have the same peers, ranks and arrangement, got {len(shapes)} different ones. "
             "Launch them one after another."
         )
     return plans[0]
@@ -152,6 +162,15 @@ def _check_peer(recipe: Recipe, options: LaunchOptions) -> None:
     if not method.uses_store and options.store is not None:
         raise RecipeError(
             f"store must be left out under method {recipe.method!r}, whose models never meet, got one."
+        )
+
+
+def _check_model(recipe: Recipe, name: str | None) -> None:
+    there = tasks.task_class(recipe.task).models
+    if name not in there:
+        raise RecipeError(
+            f"model must be one of {', '.join(there)} for task {recipe.task!r}, got {name!r}. "
+            f"Change it in recipe {recipe.name!r}."
         )
 
 
@@ -223,6 +242,8 @@ class _Runs:
         return all((self._peer_path(recipe, peer) / results.RESULT).exists() for peer in self._plan.peers)
 
     def _discard_exchange(self, recipe: Recipe) -> None:
+        if methods.method(recipe.method).keeps_store:
+            return
         keep = self._options.keep_exchange
         if keep == "none" or (keep == "first" and recipe.seed != self._folder.seeds[0]):
             path = self._folder.exchange_path(recipe.label, recipe.seed)
@@ -233,17 +254,21 @@ class _Runs:
 
 
 def _write_jobs(folder: RunFolder, recipes: list[Recipe], plan: Plan, options: LaunchOptions) -> list[Job]:
-    logs = folder.logs_path(recipes[0].label)
+    logs = folder.logs_path(recipes[0].label) / options.logs
     logs.mkdir(parents=True, exist_ok=True)
     jobs = []
-    for peer in plan.peers:
+    for peers in plan.jobs:
         left = [
             recipe
             for recipe in recipes
-            if not (folder.peer_path(recipe.label, recipe.seed, peer) / results.RESULT).exists()
+            if not all(
+                (folder.peer_path(recipe.label, recipe.seed, peer) / results.RESULT).exists()
+                for peer in peers
+            )
         ]
         job = Job(
-            peer=peer,
+            peer=peers[0],
+            others=peers[1:],
             recipes=tuple(left),
             out=folder.path.resolve(),
             logs=logs.resolve(),
@@ -251,8 +276,9 @@ def _write_jobs(folder: RunFolder, recipes: list[Recipe], plan: Plan, options: L
             device=options.device,
             read_test=options.read_test,
             store=options.store,
+            trackers=options.trackers,
         )
-        for rank in range(plan.ranks):
+        for rank in range(plan.processes):
             job.traceback_path(rank).unlink(missing_ok=True)
             job.error_path(rank).unlink(missing_ok=True)
         save_job(job)

@@ -17,7 +17,9 @@ _TERMINATION_S = 20.0
 _LOG_LINES = 40
 
 
-def run_jobs(jobs: Sequence[Job], *, ranks: int, on_poll: Callable[[], None]) -> None:
+def run_jobs(
+    jobs: Sequence[Job], *, ranks: int, on_poll: Callable[[], None], cores: int | None = None
+) -> None:
     """Run jobs side by side until all have finished; if one fails, end the others.
 
     Cores, and CUDA devices unless one is named, are divided among the jobs.
@@ -25,7 +27,8 @@ def run_jobs(jobs: Sequence[Job], *, ranks: int, on_poll: Callable[[], None]) ->
     Args:
         jobs: One a peer, written to their files, all for the same device.
         ranks: Processes of every job.
-        on_poll: Called several times a second.
+        on_poll: Called several times a second; what it raises ends the jobs.
+        cores: Cores to divide; all of the machine's if not given.
 
     Raises:
         JobError: If a job fails; the message says what hindered it, or ends with its traceback.
@@ -34,7 +37,7 @@ def run_jobs(jobs: Sequence[Job], *, ranks: int, on_poll: Callable[[], None]) ->
 
     **On failure**: no job is left running, also if this process is interrupted or killed.
     """
-    threads = max(1, provenance.cores() // (len(jobs) * ranks))
+    threads = max(1, (cores or provenance.cores()) // (len(jobs) * ranks))
     devices: list[tuple[str, ...]] = [()] * len(jobs)
     if jobs[0].device in ("auto", "cuda"):
         devices = visible_devices.divide(visible_devices.names(), jobs=len(jobs), ranks=ranks)

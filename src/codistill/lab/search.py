@@ -1,19 +1,19 @@
-"""The search behind the demo: one grid of learning rate and weight decay, the same for every arm.
+"""A search of learning rate and weight decay: one grid, the same for every arm.
 
 Every arm gets the same points, the same seeds and the same number of updates a run. The seeds are not those
-of the demo, and the test set is never read. Chosen is the point with the highest validation accuracy,
-averaged over peers and seeds; among equals the one with the lowest validation NLL, averaged alike. If a
-chosen point lies at the edge of the grid, this is said, and the grid is to be widened for all arms.
+of the comparison, and the test set is never read. Chosen is the point that is best on the validation set by
+the task's metric, averaged over peers and seeds: the highest accuracy, and among equals the lowest NLL; or
+the lowest NLL. If a chosen point lies at the edge of the grid, this is said, and the grid is to be widened
+for all arms.
 
-The arms of all_reduce are searched with one rank in place of two: the same samples make up every update, and
-without normalisation over the batch the gradients differ in rounding only.
-
-::
+The search behind the demo::
 
     python -m codistill.lab.search --out runs/grid
 
 goes on where an interrupted search stopped, and writes ``demo_grid.json``, which is committed beside the
-demo's recipes once it has been looked at.
+demo's recipes once it has been looked at. There the arms of all_reduce are searched with one rank in place of
+two: the same samples make up every update, and without normalisation over the batch the gradients differ in
+rounding only.
 """
 
 import argparse
@@ -25,8 +25,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from codistill.lab import documents, folder, provenance, recipe
-from codistill.lab.launch import LaunchOptions, OnProgress, launch
+from codistill.errors import RecipeError
+from codistill.lab import documents, experiment, folder, provenance, recipe, tasks
+from codistill.lab.launch import LaunchOptions, OnProgress
 from codistill.lab.recipe import Recipe
 from codistill.lab.recipes import demo
 from codistill.lab.results import PeerResult
@@ -35,13 +36,59 @@ RULE = (
     "highest validation accuracy, averaged over peers and seeds; "
     "among equals the lowest validation NLL, averaged alike"
 )
+RULE_BY_NLL = "lowest validation NLL, averaged over peers and seeds"
+RECORD = "search.json"
+# The demo's.
 LEARNING_RATES = (0.003, 0.01, 0.03, 0.1, 0.3)
 WEIGHT_DECAYS = (0.0, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 SEEDS = (100, 101, 102)
 FORMAT = 1
 
-# One process computes what all_reduce computes on two, in a third of the time: see above.
-_RANKS = 1
+# One process computes what the demo's all_reduce computes on two, in a third of the time: see above.
+_DEMO_RANKS = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchSpace:
+    """The points that every arm is tried at.
+
+    Raises:
+        RecipeError: If a list is empty, or holds a number twice or one that is out of range.
+    """
+
+    learning_rates: tuple[float, ...]
+    """Learning rates, > 0."""
+    weight_decays: tuple[float, ...]
+    """Weight decays at the start, >= 0."""
+    seeds: tuple[int, ...] = (100,)
+    """Seeds of the runs at every point; none of the comparison's."""
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        for name in ("learning_rates", "weight_decays", "seeds"):
+            values = getattr(self, name)
+            is_positive = name == "learning_rates"
+            in_range = all(math.isfinite(value) and value >= 0 for value in values)
+            if not values or len(set(values)) != len(values) or not in_range or (is_positive and 0 in values):
+                raise RecipeError(
+                    f"{name} to search must be one or more different numbers "
+                    f"{'>' if is_positive else '>='} 0, got {list(values)}. "
+                    "Change them, or train without a search."
+                )
+
+    @property
+    def trials(self) -> int:
+        """Points, so runs an arm and seed."""
+        return len(self.learning_rates) * len(self.weight_decays)
+
+    @classmethod
+    def around(cls, recipe: Recipe) -> "SearchSpace":
+        """Return nine points around the settings of a recipe."""
+        rate, decay = recipe.learning_rate, recipe.weight_decay
+        return cls(
+            learning_rates=(rate / 3, rate, 3 * rate),
+            weight_decays=(0.0, decay, 10 * decay) if decay else (0.0, 1e-4, 1e-3),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,21 +111,21 @@ class Point:
 
 def search(
     arm: Recipe,
+    space: SearchSpace,
     *,
     out: Path,
-    seeds: Sequence[int],
-    learning_rates: Sequence[float],
-    weight_decays: Sequence[float],
+    options: LaunchOptions | None = None,
     on_progress: OnProgress | None = None,
 ) -> list[Point]:
-    """Train one arm at every point of the grid, and return how it did.
+    """Train one arm at every point of a grid, and return how it did.
+
+    What has to be trained before it is trained at each point too, with the same settings.
 
     Args:
-        arm: The recipe to tune; its learning rate, weight decay and ranks are ignored.
+        arm: The recipe to tune; its learning rate and weight decay are ignored.
+        space: The points.
         out: Folder for the runs; what an interrupted search left there is used.
-        seeds: Of the runs at every point.
-        learning_rates: One side of the grid.
-        weight_decays: The other side.
+        options: As for `codistill.lab.launch`; the test set is not read, stores are not kept.
         on_progress: Called with the arm's label, updates done, and updates in all.
 
     Raises:
@@ -86,42 +133,116 @@ def search(
     """
     grid = {
         f"lr{learning_rate:g}-wd{weight_decay:g}": (learning_rate, weight_decay)
-        for learning_rate in learning_rates
-        for weight_decay in weight_decays
+        for learning_rate in space.learning_rates
+        for weight_decay in space.weight_decays
     }
-    arms = [
-        replace(arm, arm=label, ranks=_RANKS, learning_rate=learning_rate, weight_decay=weight_decay)
-        for label, (learning_rate, weight_decay) in grid.items()
-    ]
-    runs = folder.create(out, arms=arms, seeds=seeds, command=sys.argv, if_exists="resume")
-    launched = launch(
+    points = [_at(arm, label, *settings) for label, settings in grid.items()]
+    arms = experiment.with_earlier(points)
+    runs = folder.create(out, arms=arms, seeds=space.seeds, command=sys.argv, if_exists="resume")
+    experiment.train(
         runs,
-        [replace(one, seed=seed) for one in arms for seed in seeds],
-        options=LaunchOptions(read_test=False, keep_exchange="none"),
-        on_progress=None if on_progress is None else _over_points(on_progress, arm.label, len(grid)),
+        options=replace(options or LaunchOptions(), read_test=False, keep_exchange="none", trackers=()),
+        on_progress=None if on_progress is None else _over_points(on_progress, arm.label, runs),
     )
+    # An earlier call may have had more seeds; every arm is judged by the same ones.
+    found = [one for one in runs.results() if one.seed in space.seeds]
     return [
-        _summarise([result for result in launched if result.arm == label], learning_rate, weight_decay)
-        for label, (learning_rate, weight_decay) in grid.items()
+        _summarise([one for one in found if one.arm == label], *settings) for label, settings in grid.items()
     ]
 
 
-def choose(points: Sequence[Point]) -> Point:
-    """Return the best point: see `RULE`.
+def search_arms(
+    arms: Sequence[Recipe],
+    space: SearchSpace,
+    *,
+    out: Path,
+    options: LaunchOptions | None = None,
+    on_progress: OnProgress | None = None,
+) -> tuple[tuple[Recipe, ...], dict[str, Any]]:
+    """Tune arms one after another on the same points.
+
+    Args:
+        arms: Each with a label of its own.
+        space: The points.
+        out: Folder for the runs of all arms and for ``search.json``.
+        options: As for `search`.
+        on_progress: As for `search`, but with "search of" before the label: the arm is yet to be trained.
+
+    Returns:
+        The arms with the settings that were chosen, and the record of the search, as JSON can hold it.
+
+    Raises:
+        JobError: If a run fails.
+    """
+    searched = [
+        search(
+            arm,
+            space,
+            out=out / arm.label,
+            options=options,
+            on_progress=None if on_progress is None else _of_search(on_progress),
+        )
+        for arm in arms
+    ]
+    tuned = tuple(
+        _tuned(arm, choose(points, metric_of(arm))) for arm, points in zip(arms, searched, strict=True)
+    )
+    record = {
+        **to_document(arms, searched, space.seeds),
+        "learning_rates": list(space.learning_rates),
+        "weight_decays": list(space.weight_decays),
+    }
+    documents.write_json(out / RECORD, record)
+    return tuned, record
+
+
+def metric_of(arm: Recipe) -> str:
+    """Return what an arm is tuned by: the metric of its task."""
+    return tasks.task_class(arm.task).metric
+
+
+def _at(arm: Recipe, label: str, learning_rate: float, weight_decay: float) -> Recipe:
+    # What it falls to at the drops falls in proportion.
+    scale = weight_decay / arm.weight_decay if arm.weight_decay else 0.0
+    return replace(
+        arm,
+        arm=label,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        weight_decays=tuple(scale * value for value in arm.weight_decays) if scale else (),
+    )
+
+
+def _tuned(arm: Recipe, point: Point) -> Recipe:
+    return _at(arm, arm.label, point.learning_rate, point.weight_decay)
+
+
+def choose(points: Sequence[Point], metric: str = "accuracy") -> Point:
+    """Return the best point.
+
+    Args:
+        points: What `search` returned.
+        metric: "accuracy", see `RULE`, or "nll", see `RULE_BY_NLL`.
 
     Raises:
         ValueError: If there are no points.
     """
     if not points:
         raise ValueError("points must hold at least one point, got none. Pass what search returned.")
+    if metric == "nll":
+        return min(points, key=_nll)
     # Sums in another order may differ in the last bits; accuracies of real runs differ by far more.
     return min(
         points,
         key=lambda point: (
             -round(point.validation_accuracy, 9),
-            math.inf if math.isnan(point.validation_nll) else point.validation_nll,
+            _nll(point),
         ),
     )
+
+
+def _nll(point: Point) -> float:
+    return math.inf if math.isnan(point.validation_nll) else point.validation_nll
 
 
 def edges(point: Point, points: Sequence[Point]) -> list[str]:
@@ -147,9 +268,8 @@ def to_document(
     return {
         "format": FORMAT,
         "kind": "codistill grid",
-        "rule": RULE,
-        "ranks": _RANKS,
-        "command": ["python", "-m", "codistill.lab.search", *sys.argv[1:]],
+        "rule": RULE_BY_NLL if {metric_of(arm) for arm in arms} == {"nll"} else RULE,
+        "command": sys.argv,
         "versions": provenance.versions(),
         "machine": provenance.machine(),
         "seeds": list(seeds),
@@ -165,30 +285,45 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--learning-rates", type=float, nargs="+", default=list(LEARNING_RATES))
     parser.add_argument("--weight-decays", type=float, nargs="+", default=list(WEIGHT_DECAYS))
     options = parser.parse_args(arguments)
+    space = SearchSpace(
+        learning_rates=tuple(options.learning_rates),
+        weight_decays=tuple(options.weight_decays),
+        seeds=tuple(options.seeds),
+    )
     searched = []
     for arm in demo.SEARCHED:
         points = search(
-            arm,
+            replace(arm, ranks=_DEMO_RANKS),
+            space,
             out=options.out / arm.label,
-            seeds=options.seeds,
-            learning_rates=options.learning_rates,
-            weight_decays=options.weight_decays,
             on_progress=_print_progress,
         )
         searched.append(points)
         _print_choice(arm, points)
-    documents.write_json(options.out / demo.GRID, to_document(demo.SEARCHED, searched, options.seeds))
+    record = to_document(demo.SEARCHED, searched, options.seeds)
+    documents.write_json(options.out / demo.GRID, {**record, "ranks": _DEMO_RANKS})
 
 
-def _over_points(on_progress: OnProgress, label: str, points: int) -> OnProgress:
+def _over_points(on_progress: OnProgress, label: str, runs: folder.RunFolder) -> OnProgress:
     """Turn the progress of single points into that of the arm."""
     done_by_point: dict[str, int] = {}
+    # Not all points have told theirs, and what is trained before may take other updates.
+    total = len(runs.seeds) * sum(arm.updates for arm in runs.arms)
 
-    def report(point: str, done: int, total: int) -> None:
+    def report(point: str, done: int, _: int) -> None:
         done_by_point[point] = done
-        on_progress(label, sum(done_by_point.values()), total * points)
+        on_progress(label, sum(done_by_point.values()), total)
 
     return report
+
+
+def _of_search(on_progress: OnProgress) -> OnProgress:
+    return lambda label, done, total: on_progress(search_label(label), done, total)
+
+
+def search_label(arm: str) -> str:
+    """Return what the progress of the search of an arm is told under."""
+    return f"search of {arm}"
 
 
 def _summarise(runs: Sequence[PeerResult], learning_rate: float, weight_decay: float) -> Point:
@@ -214,9 +349,10 @@ def _sd(values: Sequence[float]) -> float:
 
 
 def _arm_document(arm: Recipe, points: Sequence[Point]) -> dict[str, Any]:
-    chosen = choose(points)
+    chosen = choose(points, metric_of(arm))
     return {
         "arm": arm.label,
+        "trials": len(points),
         "recipe": recipe.to_document(arm),
         "chosen": documents.to_document(chosen),
         "at_edge": edges(chosen, points),

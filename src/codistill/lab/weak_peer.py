@@ -32,7 +32,7 @@ from codistill.lab.folder import RunFolder
 from codistill.lab.recipe import Recipe
 from codistill.lab.recipes import demo
 from codistill.lab.results import PeerResult
-from codistill.lab.tasks.digits import WIDTH
+from codistill.lab.tasks.images.digits import WIDTH
 
 RULE = (
     "a weak peer drags the strong one down if the two-sided 95% t interval of the strong peer's test "
@@ -79,7 +79,9 @@ def tune(alone: Recipe, *, out: Path) -> tuple[Recipe, dict[str, Any]]:
         JobError: If a run fails.
     """
     points = search.search(
-        alone, out=out, seeds=search.SEEDS, learning_rates=LEARNING_RATES, weight_decays=WEIGHT_DECAYS
+        alone,
+        search.SearchSpace(learning_rates=LEARNING_RATES, weight_decays=WEIGHT_DECAYS, seeds=search.SEEDS),
+        out=out,
     )
     chosen = search.choose(points)
     tuned = replace(alone, learning_rate=chosen.learning_rate, weight_decay=chosen.weight_decay)
