@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format coverage bench-step bench-exchange bench-codecs bench-losses bench-server fuzz naive-reader faults network clean
+.PHONY: help setup demo test check format coverage bench-step bench-exchange bench-codecs bench-losses bench-server bench-trainer recipes reproduction fuzz naive-reader faults network clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -51,6 +51,15 @@ bench-codecs: $(READY)  ## what each codec costs in bytes, seconds and predictio
 
 bench-losses: $(READY)  ## what losses over large vocabularies cost in seconds and memory
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/losses.py --json docs/results/losses.json
+
+bench-trainer: $(READY)  ## what the laboratory's trainer adds to an update
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/trainer.py --json docs/results/trainer.json
+
+reproduction: $(READY)  ## write docs/reproduction.md from the findings that are committed
+	$(BIN)/python -m codistill.lab.experiments.page docs/reproduction.md
+
+recipes: $(READY)  ## train every recipe of a laptop's scale for a few updates; needs CODISTILL_DATA
+	$(BIN)/python -m codistill.lab.try_recipes
 
 fuzz: $(READY)  ## hostile pointers, manifests and weights against their readers
 	$(BIN)/python -m pytest tests/snapshots/test_fuzz.py
