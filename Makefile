@@ -22,7 +22,7 @@ demo: $(READY)  ## train all arms of the demo, print the table, write runs/demo/
 	$(BIN)/codistill demo --out runs/demo --overwrite
 
 test: $(READY)  ## run every test
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 check: $(READY)  ## formatting, lint, types and layers
 	$(BIN)/ruff format --check .

@@ -4,32 +4,12 @@ from dataclasses import replace
 import pytest
 from scipy import stats
 
-from codistill.lab.claims import (
-    DEMO_CLAIMS,
-    Claim,
-    interval,
-    judge,
-    metric,
-    pair_pseudo_values,
-    read_claims,
-    write_claims,
-)
+from codistill.lab.claims import Claim, judge, metric, read_claims, write_claims
 from codistill.lab.recipes import demo
+from codistill.lab.recipes.demo_claims import DEMO_CLAIMS
 
 ACCURACY = Claim(arm="two", against="one", metric="test_accuracy", says="parity")
 CHURN = Claim(arm="two", against="one", metric="churn", says="agreement")
-
-
-def test_interval_is_that_of_a_one_sample_t_test():
-    values = [0.01, 0.03, -0.005, 0.02, 0.012]
-    expected = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
-    assert interval(values) == pytest.approx((expected.low, expected.high), abs=1e-12)
-
-
-@pytest.mark.parametrize("values", [[], [1.0], [1.0, math.nan]])
-def test_interval_needs_two_finite_values(values):
-    assert interval(values) == (None, None)
-    assert judge(ACCURACY, values).outcome == "too few seeds"
 
 
 def test_verdict_is_ahead_behind_or_no_difference():
@@ -62,19 +42,6 @@ def test_an_arm_that_was_not_codistilled_gets_no_verdict():
     assert verdict.sentence() == ("two: no verdict against one on test accuracy: two was not codistilled")
     both = judge(CHURN, [0.02, 0.03], not_codistilled=["two", "one"])
     assert both.sentence().endswith("on churn (lower is better): two and one were not codistilled")
-
-
-def test_pseudo_values_are_those_of_leaving_out_each_seed():
-    pairs = [[0, 1, 2, 4], [1, 0, 3, 5], [2, 3, 0, 9], [4, 5, 9, 0]]
-    mean = (1 + 2 + 4 + 3 + 5 + 9) / 6
-    without = [(3 + 5 + 9) / 3, (2 + 4 + 9) / 3, (1 + 4 + 5) / 3, (1 + 2 + 3) / 3]
-    values = pair_pseudo_values(pairs)
-    assert values == pytest.approx([4 * mean - 3 * left for left in without])
-    assert sum(values) / 4 == pytest.approx(mean)
-
-
-def test_two_retrainings_leave_no_pair_to_leave_one_out_of():
-    assert pair_pseudo_values([[0, 1], [1, 0]]) == []
 
 
 def test_claims_are_about_metrics_that_exist():
@@ -198,3 +165,8 @@ def test_claims_of_the_demo_name_its_arms():
     assert (DEMO_CLAIMS[-1].arm, DEMO_CLAIMS[-1].against) == ("codistillation_4", "all_reduce")
     pairs = [(claim.arm, claim.against, claim.metric) for claim in DEMO_CLAIMS]
     assert len(set(pairs)) == len(pairs) == 9
+
+
+@pytest.mark.parametrize("values", [[], [1.0], [1.0, math.nan]])
+def test_without_an_interval_there_are_too_few_seeds(values):
+    assert judge(ACCURACY, values).outcome == "too few seeds"

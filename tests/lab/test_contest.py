@@ -130,3 +130,13 @@ def test_nothing_is_made_for_a_comparison_that_cannot_be_held(contest: Contest, 
             command=[],
         )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_something_else_is_refused_before_the_search(
+    contest: Contest, tmp_path: Path, trained_here: list[str]
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").touch()
+    with pytest.raises(RunExistsError, match=r"has no run\.json"):
+        hold(contest, out=tmp_path / "out", options=OPTIONS, command=[], if_exists="resume")
+    assert trained_here == []

@@ -3,10 +3,11 @@ from dataclasses import replace
 import pytest
 
 from codistill.lab import folder
-from codistill.lab.claims import DEMO_CLAIMS, Claim, write_claims
+from codistill.lab.claims import Claim, write_claims
 from codistill.lab.declared import declared_claims, default_claims, judged_by
 from codistill.lab.recipe import Recipe
 from codistill.lab.recipes import demo
+from codistill.lab.recipes.demo_claims import DEMO_CLAIMS
 
 PLAIN = Recipe(name="test", task="digits", method="all_reduce", peers=1)
 TAUGHT = replace(PLAIN, method="codistillation", peers=2)

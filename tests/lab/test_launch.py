@@ -170,6 +170,12 @@ def test_packages_that_are_missing_are_noticed_before_anything_starts(
         ({}, {"peer": "a", "store": "sftp://user:pw@host/x"}, "store must hold no password in its URL"),
         ({"method": "alone"}, {"peer": "a", "store": "there"}, "store must be left out under method 'alone'"),
         ({"method": "all_reduce"}, {"peer": "b"}, "peer must be one of a, got 'b'"),
+        (
+            {"method": "mutual", "regime": "same_batches"},
+            {"peer": "a"},
+            "peer must be left out under method 'mutual'",
+        ),
+        ({"method": "two_phase"}, {"peer": "a"}, "peer must be left out under method 'two_phase'"),
     ],
 )
 def test_a_peer_and_a_store_that_do_not_go_together_are_noticed_before_anything_starts(

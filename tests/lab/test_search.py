@@ -10,7 +10,8 @@ from codistill.lab import search
 from codistill.lab.folder import RunFolder
 from codistill.lab.recipe import Recipe
 from codistill.lab.recipes import demo
-from codistill.lab.search import Point, SearchSpace
+from codistill.lab.search import Point
+from codistill.lab.search_space import SearchSpace
 
 
 def point(learning_rate: float, weight_decay: float, accuracy: float, nll: float) -> Point:

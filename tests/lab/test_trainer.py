@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from codistill.data import PartitionedSampler
+from codistill.errors import RunExistsError
 from codistill.lab import checkpoint, results
 from codistill.lab.kept_scores import KeptScores
 from codistill.lab.methods.base import Place
@@ -185,3 +186,10 @@ def test_one_peer_of_two_parts_trains_on_the_first_half(alone: Recipe, task: Dig
     one = train(half, tmp_path / "one", task)
     first_of_two = train(both, tmp_path / "two", task)
     assert one.validation_nll == first_of_two.validation_nll
+
+
+def test_a_checkpoint_of_an_older_version_is_refused(alone: Recipe, task: Digits, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    checkpoint.save(tmp_path / "a" / "checkpoint.pt", {"step": 3, "model": {}})
+    with pytest.raises(RunExistsError, match=r"checkpoint\.pt must be of this version of codistill"):
+        train(alone, tmp_path, task)

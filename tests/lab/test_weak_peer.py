@@ -9,6 +9,7 @@ from codistill.lab.folder import RunFolder
 from codistill.lab.recipe import Recipe
 from codistill.lab.results import PeerResult
 from codistill.lab.search import Point
+from codistill.lab.search_space import SearchSpace
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 COMMITTED = [("digits", "weak_peer.json"), ("digits_clean", "weak_peer_clean.json")]
@@ -108,7 +109,7 @@ def test_only_an_interval_on_one_side_of_0_is_an_effect(differences: list[float]
 def test_on_another_task_the_strong_peer_is_tuned_for_training_alone_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def pretend_to_search(arm: Recipe, space: search.SearchSpace, *, out: Path) -> list[Point]:
+    def pretend_to_search(arm: Recipe, space: SearchSpace, *, out: Path) -> list[Point]:
         assert (arm.task, arm.method, arm.peers, arm.batch_size) == ("digits_clean", "alone", 1, 32)
         assert not set(space.seeds) & set(weak_peer.SEEDS)
         # A folder with anything else in it cannot become a results folder.

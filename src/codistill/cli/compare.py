@@ -6,9 +6,8 @@ from pathlib import Path
 
 import tyro
 
-from codistill.cli import outcome, output, parsing
+from codistill.cli import outcome, output, parsing, recipe_first
 from codistill.cli.usage import UsageError
-from codistill.lab import recipes
 from codistill.lab.budget import Budget
 from codistill.lab.contest import Contest, hold
 from codistill.lab.experiment import arms_of, with_earlier
@@ -59,14 +58,20 @@ class Compare:
 
 def run(arguments: Sequence[str]) -> None:
     """Run the verb."""
-    name = arguments[0] if arguments else ""
-    if name in ("-h", "--help"):
-        output.print_text(_usage())
-        return
-    if not name or name.startswith("-"):
-        raise UsageError(f"The recipe must come first.\n{_usage()}")
-    default = Compare(recipe=recipes.recipe(name))
-    options = parsing.call(Compare, arguments[1:], verb=f"compare {name}", default=default)
+    parsed = recipe_first.parse(Compare, lambda recipe: Compare(recipe=recipe), arguments, verb="compare")
+    if parsed is not None:
+        options, default = parsed
+        compare(options, default, command=["codistill", "compare", *arguments])
+
+
+def compare(options: Compare, default: Compare, *, command: Sequence[str]) -> None:
+    """Search, train, compare, print.
+
+    Args:
+        options: What the command line says.
+        default: What it would say without options.
+        command: The command line, for the record.
+    """
     if options.seeds < 1:
         raise UsageError(f"seeds must be >= 1, got {options.seeds}. Differences show from 2 on.")
     if options.search_seeds < 1:
@@ -93,7 +98,7 @@ def run(arguments: Sequence[str]) -> None:
                 cores=options.cores,
                 trackers=options.trackers,
             ),
-            command=["codistill", "compare", *arguments],
+            command=command,
             if_exists=parsing.if_exists(overwrite=options.overwrite, resume=options.resume),
             on_progress=show,
         )
@@ -139,12 +144,3 @@ def _expected(contest: Contest) -> dict[str, int]:
         for one in with_earlier(contest.swept(arm)):
             expected[one.label] = len(contest.seeds) * one.updates
     return expected
-
-
-def _usage() -> str:
-    names = ", ".join(recipes.names())
-    return (
-        "usage: codistill compare RECIPE [--methods METHOD ...] [OPTIONS]\n\n"
-        f"RECIPE is FILE.py:NAME or one of {names}; codistill compare RECIPE --help shows its fields, all of "
-        "which are options."
-    )

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import tyro
 
-from codistill.cli import outcome, output, parsing
-from codistill.cli.usage import UsageError
+from codistill.cli import outcome, output, parsing, recipe_first
 from codistill.lab import recipes
 from codistill.lab.documents import to_document
 from codistill.lab.experiment import with_earlier
@@ -47,15 +46,11 @@ class Train:
 
 def run(arguments: Sequence[str]) -> None:
     """Run the verb."""
-    name = arguments[0] if arguments else ""
-    if name in ("-h", "--help"):
-        output.print_text(_usage())
-        return
-    if not name or name.startswith("-"):
-        raise UsageError(f"The recipe must come first.\n{_usage()}")
-    default = Train(recipe=recipes.recipe(name))
-    options = parsing.call(Train, arguments[1:], verb=f"train {name}", default=default)
-    train(options, command=["codistill", "train", *arguments], preface=_preface(name, options.recipe))
+    parsed = recipe_first.parse(Train, lambda recipe: Train(recipe=recipe), arguments, verb="train")
+    if parsed is not None:
+        options, _ = parsed
+        preface = _preface(arguments[0], options.recipe)
+        train(options, command=["codistill", "train", *arguments], preface=preface)
 
 
 def train(options: Train, *, command: Sequence[str], preface: Sequence[str] = ()) -> None:
@@ -115,11 +110,3 @@ def _preface(name: str, asked: Recipe) -> tuple[str, ...]:
     listed, chosen = to_document(entry.recipe), to_document(asked)
     changed = [f"{field} {chosen[field]!r}" for field in listed if chosen[field] != listed[field]]
     return (*entry.lines(), *([f"Changed by options: {', '.join(changed)}."] if changed else []))
-
-
-def _usage() -> str:
-    return (
-        "usage: codistill train RECIPE [OPTIONS]\n\n"
-        "RECIPE is a name that codistill recipes lists, such as digits or cifar10, or FILE.py:NAME of your\n"
-        "own; codistill train RECIPE --help shows its fields, all of which are options."
-    )

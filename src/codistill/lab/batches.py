@@ -57,8 +57,8 @@ class Batches:
 
     def draw(self) -> tuple[Inputs, Tensor]:
         """Return the inputs of the next batch, ready for the model, and its targets."""
-        rows = next(self._rows).to(self._device)
-        inputs, targets = self._train.batch(rows)
+        # Their numbers stay on the CPU: samples that are read from files lie nowhere else.
+        inputs, targets = self._train.batch(next(self._rows))
         return (
             to_device(self._task.training_inputs(inputs, self.generator), self._device),
             targets.to(self._device),

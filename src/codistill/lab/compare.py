@@ -21,7 +21,7 @@ def compare(folder: RunFolder, *, declared: Sequence[Claim] | None = None) -> Co
 
     A seed counts for an arm when all its peers have finished. Verdicts pair the seeds that both arms
     have; those on churn, or on the difference of retrainings, use the pairs of seeds that both arms have,
-    through `codistill.lab.claims.pair_pseudo_values`.
+    through `codistill.lab.intervals.pair_pseudo_values`.
 
     An arm is judged by its first model, but by the ensemble of its models if its method says so. Models that
     are trained alone have their ensemble in a row of its own, ``<arm>_ensemble``; that of peers which taught

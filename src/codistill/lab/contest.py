@@ -14,7 +14,8 @@ from codistill.lab.budget import DOCUMENT, Budget, allot
 from codistill.lab.folder import IfExists, RunFolder
 from codistill.lab.launch import LaunchOptions, OnProgress, check
 from codistill.lab.recipe import Recipe
-from codistill.lab.search import RECORD, SearchSpace, search_arms
+from codistill.lab.search import RECORD, search_arms
+from codistill.lab.search_space import SearchSpace
 
 _FIRST_SEARCH_SEED = 100
 
@@ -127,6 +128,9 @@ def hold(
         folder.create(out, arms=planned, seeds=contest.seeds, command=command, if_exists=if_exists)
         shutil.rmtree(out)
         shutil.rmtree(searched, ignore_errors=True)
+    elif out.is_dir() and any(out.iterdir()):
+        # Refuses what is no results folder.
+        RunFolder(out)
     record: dict[str, Any] | None = None
     if contest.searches:
         arms, record = search_arms(arms, space, out=searched, options=options, on_progress=on_progress)

@@ -5,10 +5,11 @@ from typing import Literal
 
 from codistill.errors import RecipeError
 from codistill.lab import claims, tasks
-from codistill.lab.claims import DEMO_CLAIMS, Claim
+from codistill.lab.claims import Claim
 from codistill.lab.folder import RunFolder
 from codistill.lab.recipe import Recipe
 from codistill.lab.recipes import demo
+from codistill.lab.recipes.demo_claims import DEMO_CLAIMS
 
 Judge = Literal["accuracy", "nll"]
 

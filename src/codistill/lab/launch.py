@@ -141,7 +141,13 @@ def _common_plan(recipes: Sequence[Recipe]) -> Plan:
 
 def _check_peer(recipe: Recipe, options: LaunchOptions) -> None:
     method = methods.method(recipe.method)
-    peers = method.plan(recipe).peers
+    plan = method.plan(recipe)
+    peers = plan.peers
+    if options.peer is not None and (plan.arrangement != "apart" or method.earlier(recipe) is not None):
+        raise RecipeError(
+            f"peer must be left out under method {recipe.method!r}, whose models are not jobs that can be "
+            f"started one by one, got {options.peer!r}. Train recipe {recipe.name!r} as a whole."
+        )
     if options.peer is None and options.store is not None:
         raise RecipeError(
             f"peer must be given with a store, got none. Choose one of {', '.join(peers)} to train here; "

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from codistill.lab import claims
+from codistill.lab import intervals
 from codistill.lab.comparison import Row
 from codistill.lab.declared import Judge
 from codistill.lab.finished import Finished
@@ -128,7 +128,7 @@ def ensemble_row(label: str, members: Row, scored: Scored) -> Row:
 
 def _scores(scored: Scored) -> dict[str, Any]:
     """Return the fields of a row that say how well and how repeatably an arm does."""
-    low, high = claims.interval(pseudo_values(scored.churn))
+    low, high = intervals.interval(pseudo_values(scored.churn))
     means = {name: _mean(values.values()) for name, values in scored.further.items()}
     sds = {name: _sd(values.values()) for name, values in scored.further.items()}
     return {

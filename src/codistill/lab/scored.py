@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from codistill import metrics
-from codistill.lab import claims
+from codistill.lab import intervals
 from codistill.lab.evaluation import Scores
 from codistill.lab.finished import Finished
 from codistill.lab.folder import RunFolder
@@ -98,13 +98,13 @@ def score_ensemble(folder: RunFolder, finished: Finished) -> Scored | None:
 def pseudo_values(pairs: ByPair) -> list[float]:
     """Return the jackknife pseudo-values of a mean over pairs, one a seed; none if a pair is missing.
 
-    See `codistill.lab.claims.pair_pseudo_values`.
+    See `codistill.lab.intervals.pair_pseudo_values`.
     """
     seeds = sorted({seed for pair in pairs for seed in pair})
     values = {**pairs, **{(b, a): value for (a, b), value in pairs.items()}, **{(s, s): 0.0 for s in seeds}}
     if len(values) < len(seeds) ** 2:
         return []
-    return claims.pair_pseudo_values([[values[one, other] for other in seeds] for one in seeds])
+    return intervals.pair_pseudo_values([[values[one, other] for other in seeds] for one in seeds])
 
 
 def _load(folder: RunFolder, finished: Finished, seed: int, peer: PeerResult) -> KeptScores | None:

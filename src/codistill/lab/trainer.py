@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from codistill.errors import RunExistsError
 from codistill.lab import checkpoint, methods, peak_memory, results
 from codistill.lab.batches import Batches
 from codistill.lab.checkpoint import CHECKPOINT
@@ -260,6 +261,11 @@ class Trainer:
         if not path.exists():
             return
         state = checkpoint.load(path)
+        if "students" not in state:
+            raise RunExistsError(
+                f"{path} must be of this version of codistill, and it is of an older one. "
+                "Pass --overwrite to start again."
+            )
         self._step, self._seconds = state["step"], state["seconds"]
         own: Sequence[Any] = state["students"]
         if self._method.ranks_differ:

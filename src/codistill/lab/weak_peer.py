@@ -25,13 +25,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from codistill.lab import claims, documents, folder, provenance, recipe, search
+from codistill.lab import documents, folder, intervals, provenance, recipe, search
 from codistill.lab.compare import FIRST_PEER
 from codistill.lab.demo import train_demo
 from codistill.lab.folder import RunFolder
 from codistill.lab.recipe import Recipe
 from codistill.lab.recipes import demo
 from codistill.lab.results import PeerResult
+from codistill.lab.search_space import SearchSpace
 from codistill.lab.tasks.images.digits import WIDTH
 
 RULE = (
@@ -80,7 +81,7 @@ def tune(alone: Recipe, *, out: Path) -> tuple[Recipe, dict[str, Any]]:
     """
     points = search.search(
         alone,
-        search.SearchSpace(learning_rates=LEARNING_RATES, weight_decays=WEIGHT_DECAYS, seeds=search.SEEDS),
+        SearchSpace(learning_rates=LEARNING_RATES, weight_decays=WEIGHT_DECAYS, seeds=search.SEEDS),
         out=out,
     )
     chosen = search.choose(points)
@@ -209,7 +210,7 @@ def _seed_document(runs: RunFolder, arm: Recipe, seed: int) -> dict[str, Any]:
 
 
 def _against(differences: Sequence[float]) -> dict[str, Any]:
-    low, high = claims.interval(differences)
+    low, high = intervals.interval(differences)
     if low is None or high is None:
         outcome = "too few seeds"
     else:

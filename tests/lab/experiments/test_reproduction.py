@@ -12,7 +12,7 @@ from codistill.lab.experiments.page import describe, describe_finding
 from codistill.lab.experiments.reproduction import reproduce
 from codistill.lab.launch import LaunchOptions
 from codistill.lab.recipe import Recipe
-from codistill.lab.search import SearchSpace
+from codistill.lab.search_space import SearchSpace
 
 OPTIONS = LaunchOptions(device="cpu")
 

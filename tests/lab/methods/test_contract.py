@@ -60,7 +60,8 @@ def recipe(tiny: Recipe, request: pytest.FixtureRequest) -> Recipe:
 
 @pytest.fixture(params=sorted(name for name, row in ROWS.items() if row.runs_apart))
 def recipe_of_threads(tiny: Recipe, request: pytest.FixtureRequest) -> Recipe:
-    return adapted(tiny, request.param, interval_steps=1)
+    # Looked at after every step.
+    return adapted(tiny, request.param, interval_steps=1, evaluate_every=1)
 
 
 def run_all_peers(recipe: Recipe, folder: Path, steps: int) -> dict[str, Method]:
@@ -110,6 +111,12 @@ def test_a_recipe_is_adapted_once_and_for_all(recipe: Recipe) -> None:
     assert methods.method(recipe.method).adapt(recipe) == recipe
 
 
+@pytest.mark.parametrize("name", ["all_reduce", "diloco"])
+def test_one_model_gets_the_ranks_of_all_peers_it_is_held_against(tiny: Recipe, name: str) -> None:
+    recipe = adapted(tiny, name, peers=2, ranks_per_peer=4, batch_size=16)
+    assert methods.method(name).plan(recipe).ranks == 8
+
+
 def test_a_batch_that_cannot_be_shared_is_refused(tiny: Recipe) -> None:
     for name in ("all_reduce", "alone", "codistillation", "mutual", "diloco"):
         three = adapted(tiny, name, peers=3, ranks=3, batch_size=16)
@@ -141,11 +148,20 @@ def test_the_loop_runs_and_costs_are_counted(recipe_of_threads: Recipe, tmp_path
             assert costs.teacher_samples == 3 * 4
             assert costs.bytes_published > 0
             assert costs.bytes_fetched > 0
-            assert sorted(method.lessons().losses) == sorted(method.lessons().agreements) != []
+            lessons = method.lessons()
+            assert sorted(lessons.losses) == sorted(lessons.agreements) != []
+            assert all(0 <= value <= 1 for value in lessons.agreements.values())
         else:
             assert costs.teacher_share is None
             assert costs.teacher_samples == costs.bytes_published == costs.bytes_fetched == 0
             assert not method.lessons().losses
+
+
+def test_logits_are_kept_for_an_evaluation_only(tiny: Recipe, tmp_path: Path) -> None:
+    recipe = adapted(tiny, "codistillation", interval_steps=1, evaluate_every=2)
+    for steps, is_due in ((2, True), (3, False)):
+        for method in run_all_peers(recipe, tmp_path / str(steps), steps).values():
+            assert bool(method.lessons().losses) == is_due
 
 
 def test_its_state_is_plain_and_can_be_loaded(recipe_of_threads: Recipe, tmp_path: Path) -> None:
@@ -253,7 +269,7 @@ def test_runs_that_were_killed_go_on_bit_for_bit(
     copy = tmp_path / "out"
     shutil.copytree(trained.path, copy)
     run = folder.RunFolder(copy)
-    names = ("diloco", "local_sgd", "codistillation_predictions", "mutual", "two_phase")
+    names = ("diloco", "local_sgd", "codistillation_predictions", "mutual", "teachers", "two_phase")
     paths = {name: [run.peer_path(name, 3, peer) for peer in ROWS[name].peers] for name in names}
     before = {name: [bits_of(path) for path in paths[name]] for name in names}
     # As if all had been killed in the last update: the newest checkpoints are of update 30.

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from codistill.lab.claims import Claim
 from codistill.lab.recipe import Recipe
-from codistill.lab.search import SearchSpace
+from codistill.lab.search_space import SearchSpace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

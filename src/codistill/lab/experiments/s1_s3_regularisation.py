@@ -5,7 +5,7 @@ from dataclasses import replace
 from codistill.lab.claims import Claim
 from codistill.lab.experiments.base import Experiment
 from codistill.lab.recipe import Recipe
-from codistill.lab.search import SearchSpace
+from codistill.lab.search_space import SearchSpace
 
 _PLAIN = Recipe(
     name="s1-s3",

@@ -129,9 +129,11 @@ class Lessons:
 
 
 def for_one_model(recipe: Recipe) -> Recipe:
-    """Return a recipe without what only several models can have."""
+    """Return a recipe without what only several models can have; the one model gets all of their ranks."""
     return replace(
         recipe,
+        ranks=recipe.peers * recipe.ranks_per_peer if recipe.ranks_per_peer else recipe.ranks,
+        ranks_per_peer=None,
         regime="all_data",
         parts=None,
         topology="all",

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from codistill import metrics
 from codistill.codistiller import Codistiller
 from codistill.errors import RecipeError
 from codistill.exchange.base import Exchange, Predictions
@@ -134,6 +135,10 @@ class Codistillation(Method):
         if self._report.quarantined:
             self._quarantined_updates += 1
             self._first_quarantine = self._first_quarantine or self._report.step
+        step, recipe = self._report.step, self._recipe
+        if step % recipe.evaluate_every and step != recipe.updates:
+            # Only looked at in an evaluation; kept on, logits would take their memory a second time.
+            self._last = None
         return self._report.distillation_loss
 
     @override
@@ -206,10 +211,11 @@ def _model_of(info: SnapshotInfo) -> tuple[str | None, int | None]:
 
 
 def _agreement(logits: Tensor, others: Tensor, mask: Tensor | None) -> float:
+    """Return the share of the positions that count at which two models find the same class likeliest."""
+    pair = [
+        scores[mask] if mask is not None else scores.reshape(-1, scores.shape[-1])
+        for scores in (logits, others)
+    ]
     if logits.shape[-1] == 1:
-        same = (logits > 0) == (others > 0)
-        same = same.squeeze(-1)
-    else:
-        same = logits.argmax(dim=-1) == others.argmax(dim=-1)
-    counted = same if mask is None else same[mask]
-    return float(counted.double().mean()) if counted.numel() else math.nan
+        pair = [scores.squeeze(-1) for scores in pair]
+    return metrics.agreement(*pair) if len(pair[0]) else math.nan

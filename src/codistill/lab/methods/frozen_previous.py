@@ -25,5 +25,4 @@ class FrozenPrevious(FromFinished):
             updates=recipe.teacher_updates or recipe.updates,
             summary="the model that is replaced",
             peers=1,
-            ranks_per_peer=None,
         )

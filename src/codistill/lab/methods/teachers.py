@@ -1,12 +1,13 @@
 """The first phase of methods with two: models that train alone and leave their last weights in a store."""
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from typing_extensions import override
 
 from codistill.codistiller import Codistiller
-from codistill.exchange.checkpoint import CheckpointExchange, SnapshotOptions
+from codistill.exchange.checkpoint import CheckpointExchange, Membership, SnapshotOptions
 from codistill.lab.methods.alone import Alone
 from codistill.lab.methods.base import Build, Costs, Place
 from codistill.lab.recipe import Recipe
@@ -32,6 +33,8 @@ class Teachers(Alone):
             # Nobody to learn from: whoever comes later learns from all of them.
             peers=[peer],
             interval_steps=recipe.updates,
+            # A run that was killed between its last snapshot and its result goes on under its name.
+            membership=Membership(rejoin=True),
             snapshots=SnapshotOptions(
                 metadata={"model": recipe.model_of(peer), "width": recipe.width_of(peer)}
             ),
@@ -53,6 +56,15 @@ class Teachers(Alone):
     @override
     def costs(self) -> Costs:
         return Costs()
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "codistiller": self._wrapped().state_dict()}
+
+    @override
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._wrapped().load_state_dict(state["codistiller"])
 
     @override
     def close(self) -> None:

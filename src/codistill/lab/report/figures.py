@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from codistill.lab import claims, methods, results
+from codistill.lab import claims, intervals, methods, results
 from codistill.lab.comparison import Comparison
 from codistill.lab.folder import RunFolder
 from codistill.lab.recipe import Recipe
@@ -244,7 +244,7 @@ def _reached(comparison: Comparison) -> tuple[str, str, dict[str, tuple[float, f
         metric.label,
         unit,
         {
-            arm: (scale * mean, None if sd is None else scale * claims.reach(sd, row.seeds))
+            arm: (scale * mean, None if sd is None else scale * intervals.reach(sd, row.seeds))
             for arm, (row, mean, sd) in values.items()
             if mean is not None
         },
