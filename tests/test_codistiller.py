@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from codistill.codistiller import Codistiller
-from codistill.errors import CodistillWarning, PeerTakenError, RunExistsError
+from codistill.errors import AdviceWarning, CodistillWarning, PeerTakenError, RunExistsError
 from codistill.exchange.checkpoint import CheckpointExchange, Membership, load_snapshot
 from codistill.exchange.teacher_options import TeacherOptions
 from codistill.losses.divergences import Divergence
@@ -989,3 +989,40 @@ def test_skipped_intervals_are_in_the_report(store):
         reports = train(codistiller, model, 4)
     assert [report.published for report in reports] == [False, False, False, True]
     assert [report.publishes_skipped for report in reports] == [0, 0, 1, 1]
+
+
+# Agreement and advice
+
+
+def test_agreement_is_reported_from_the_20th_step_on_and_told_to_others(store):
+    teacher = teach(store)
+    codistiller, model = make_peer(store, interval_steps=50)
+    inputs = make_inputs()
+    expected = (model(inputs).argmax(-1) == teacher(inputs).argmax(-1)).float().mean().item()
+    reports = []
+    for _ in range(21):
+        codistiller.loss(model(inputs), inputs)
+        reports.append(codistiller.step(task_loss=1.0))
+    assert [report.agreement for report in reports] == [None] * 19 + [pytest.approx(expected)] * 2
+    codistiller.close()
+    status = Status.from_json(store.read("a/status.json", max_bytes=10**5), key="a/status.json")
+    assert status.agreement == {"b": pytest.approx(expected)}
+    assert status.stall_s > 0
+
+
+def test_a_setting_that_does_not_help_is_said_once_and_told_to_others(store):
+    teach(store)
+    codistiller, model = make_peer(store, interval_steps=100)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=1e-3)
+    inputs = make_inputs()
+    given = []
+    with pytest.warns(AdviceWarning, match="weight decay is still 0.001") as caught:
+        for step in range(260):
+            optimizer.param_groups[0]["lr"] = 0.1 if step < 40 else 0.01
+            codistiller.loss(model(inputs), inputs)
+            given += codistiller.step(task_loss=1.0, optimizer=optimizer).advice
+    assert caught[0].filename == __file__
+    assert len(caught) == len(given) == 1
+    codistiller.close()
+    status = Status.from_json(store.read("a/status.json", max_bytes=10**5), key="a/status.json")
+    assert status.advice == tuple(given)

@@ -1,6 +1,7 @@
 """The object users hold: one more term in the loss, one more call a step."""
 
 import math
+import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -11,13 +12,16 @@ from typing import Any, Self, final
 import torch
 from torch import Tensor, nn
 
+from codistill.advisor import Advisor, Evidence, largest
+from codistill.agreement_meter import AgreementMeter
 from codistill.arguments import check_int, check_seconds
 from codistill.divergence_guard import DivergenceGuard
-from codistill.errors import CodistillWarning
+from codistill.errors import AdviceWarning, CodistillWarning
 from codistill.exchange.base import (
     DistillationSettings,
     Exchange,
     Predictions,
+    Progress,
     TeacherInfo,
     check_inputs,
 )
@@ -122,6 +126,8 @@ class Codistiller:
         exchange.bind(model, outputs_to_logits, self._ranks, settings)
         self._tally = Tally()
         self._guard = DivergenceGuard()
+        self._agreement = AgreementMeter()
+        self._advisor = Advisor()
         self._stall_s = 0.0
         self._has_begun = False
         self._has_warned = False
@@ -182,6 +188,7 @@ class Codistiller:
             predictions = self._ask_teachers(inputs, logits)
         term = self._term(logits, predictions, mask, denominator) if weight > 0.0 else None
         if is_training:
+            self._agreement.observe(self._divergence, logits, predictions, mask, step=self._tally.step)
             self._tally.count_loss(
                 logits,
                 predictions,
@@ -271,7 +278,13 @@ class Codistiller:
             return Predictions(())
         return self._ask_teachers(inputs, logits)
 
-    def step(self, *, task_loss: Tensor | float | None = None, samples: int | None = None) -> StepReport:
+    def step(
+        self,
+        *,
+        task_loss: Tensor | float | None = None,
+        samples: int | None = None,
+        optimizer: torch.optim.Optimizer | None = None,
+    ) -> StepReport:
         """Tell that the optimizer has made a step; publish and fetch if it is time to.
 
         Call it once for each optimizer step, after it, not for each micro-batch.
@@ -285,6 +298,7 @@ class Codistiller:
                 rank 0 if there are several.
             samples: Samples of this step, over all ranks of the peer; by default what ``loss`` saw,
                 the first dimension of its logits, times the number of ranks.
+            optimizer: Whose learning rate and weight decay are looked at for advice; left as it is.
 
         Returns:
             What this step had, and what the exchange has cost so far.
@@ -305,7 +319,7 @@ class Codistiller:
             ranks=self._ranks.size,
         )
         with self._stalling():
-            self._watch_term(weight, task_loss)
+            advice = self._watch(weight, task_loss, optimizer)
         publishes = self._exchange.counters.publishes
         if self._has_begun:
             # Losses are read where they are told to others: that waits for the device.
@@ -313,8 +327,8 @@ class Codistiller:
                 not self._exchange.is_collective and tally.step % self._exchange.interval_steps == 0
             )
             with self._stalling():
-                self._exchange.step(tally.progress(with_losses=is_publishing))
-        report = self._report(weight, published=self._exchange.counters.publishes > publishes)
+                self._exchange.step(self._progress(with_losses=is_publishing, weight=weight))
+        report = self._report(weight, published=self._exchange.counters.publishes > publishes, advice=advice)
         tally.begin_next_step()
         return report
 
@@ -372,7 +386,7 @@ class Codistiller:
         """
         check_seconds("timeout_s", timeout_s, hint="To leave no snapshot, pass publish=False.")
         self._is_closed = True
-        progress = self._tally.progress(with_losses=True)
+        progress = self._progress(with_losses=True)
         with self._stalling():
             self._exchange.close(progress, publish=publish and self._has_begun, timeout_s=timeout_s)
 
@@ -391,7 +405,7 @@ class Codistiller:
     def _begin(self) -> None:
         if not self._has_begun:
             with self._stalling():
-                self._exchange.begin(self._tally.progress(with_losses=False))
+                self._exchange.begin(self._progress(with_losses=False))
             self._has_begun = True
 
     def _asks_teachers(self, weight: float) -> bool:
@@ -437,12 +451,46 @@ class Codistiller:
                 stacklevel=3,
             )
 
-    def _watch_term(self, weight: float, task_loss: Tensor | float | None) -> None:
-        """Lower the weight if the term has diverged on any rank; in lockstep only say so."""
+    def _progress(self, *, with_losses: bool, weight: float | None = None) -> Progress:
+        return self._tally.progress(
+            with_losses=with_losses,
+            weight=weight,
+            agreement=self._agreement.last,
+            stall_s=self._stall_s,
+            advice=self._advisor.advice,
+        )
+
+    def _watch(
+        self, weight: float, task_loss: Tensor | float | None, optimizer: torch.optim.Optimizer | None
+    ) -> tuple[str, ...]:
+        """Look, every 20 steps, whether the distillation loss does harm or no good; return new advice."""
         term = self._tally.distillation_losses.tensor()
-        self._guard.observe(None if term is None or weight == 0.0 else term * weight, task_loss)
+        term = None if term is None or weight == 0.0 else term * weight
+        self._guard.observe(term, task_loss)
         if not (self._guard.is_due and self._has_begun):
-            return
+            return ()
+        self._watch_term()
+        self._agreement.read()
+        exchange = self._exchange
+        advice = self._advisor.look(
+            Evidence(
+                step=self._tally.step,
+                task_loss=None if task_loss is None else float(task_loss),
+                weighted_term=None if term is None else float(term),
+                agreement=self._agreement.last,
+                teachers=exchange.teachers,
+                interval_steps=None if exchange.is_collective else exchange.interval_steps,
+                learning_rate=None if optimizer is None else largest(optimizer, "lr"),
+                weight_decay=None if optimizer is None else largest(optimizer, "weight_decay"),
+            )
+        )
+        if self._ranks.rank == 0:
+            for sentence in advice:
+                warnings.warn(sentence, AdviceWarning, stacklevel=3)
+        return advice
+
+    def _watch_term(self) -> None:
+        """Lower the weight if the term has diverged on any rank; in lockstep only say so."""
         (has_diverged,) = self._ranks.maximum([self._guard.has_diverged()])
         if not has_diverged:
             return
@@ -455,7 +503,7 @@ class Codistiller:
                 f"The distillation term diverges at step {self._tally.step}, and the task loss with it: "
                 f"{done}. Lower the weight or the learning rate, or begin later with burn_in_steps.",
                 CodistillWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
 
     def _weight_now(self) -> float:
@@ -467,8 +515,9 @@ class Codistiller:
             )
         return weight
 
-    def _report(self, weight: float, *, published: bool) -> StepReport:
+    def _report(self, weight: float, *, published: bool, advice: tuple[str, ...]) -> StepReport:
         counters, teachers = self._exchange.counters, self._exchange.teachers
+        agreement = self._agreement.last.values()
         return StepReport(
             step=self._tally.step,
             samples=self._tally.samples,
@@ -478,6 +527,8 @@ class Codistiller:
             teachers={peer: info.age_steps for peer, info in teachers.items()},
             shares={peer: info.share for peer, info in teachers.items()},
             quarantined=tuple(peer for peer, info in teachers.items() if info.is_quarantined),
+            agreement=statistics.fmean(agreement) if agreement else None,
+            advice=advice,
             published=published,
             publishes_skipped=counters.publishes_skipped,
             fetched=tuple(counters.fetched),

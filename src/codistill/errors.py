@@ -1,4 +1,4 @@
-"""The exceptions of codistill, and its warning.
+"""The exceptions of codistill, and its warnings.
 
     CodistillError
     |-- StoreError (OSError)                        a store did not do what was asked
@@ -101,3 +101,7 @@ class ExtraMissingError(CodistillError, ImportError):
 
 class CodistillWarning(UserWarning):
     """Something is not as it should be, but training goes on."""
+
+
+class AdviceWarning(CodistillWarning):
+    """The distillation loss does not help this training; says which setting to change."""

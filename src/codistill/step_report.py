@@ -30,6 +30,11 @@ class StepReport:
     """How much each teacher counts, between 0 and 1: less than 1 once its snapshot is old."""
     quarantined: tuple[str, ...]
     """Teachers that are not run because they were found to be bad."""
+    agreement: float | None
+    """Share of the positions at which student and teachers chose the same class, mean over teachers, when
+    that was last measured: at every 20th step, on the batches of this rank; None before."""
+    advice: tuple[str, ...]
+    """Sentences, new at this step, on settings that do not help; on every rank, warned of on rank 0."""
     published: bool
     """Whether a snapshot of this peer has become readable since the step before."""
     publishes_skipped: int

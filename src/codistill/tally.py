@@ -94,12 +94,13 @@ class Tally:
         self._samples_of_step = 0
         self._predictions_of_step = []
 
-    def progress(self, *, with_losses: bool) -> Progress:
+    def progress(self, *, with_losses: bool, **told: Any) -> Progress:
         """Return how far training is.
 
         Args:
             with_losses: Read the losses since they were told last, which waits for their device, and begin
                 a new mean; else those told last.
+            told: What else the others are told, by field of ``Progress``.
         """
         if with_losses:
             task_loss, distillation_loss = self._told
@@ -115,6 +116,7 @@ class Tally:
             samples=self.samples,
             task_loss=task_loss,
             distillation_loss=distillation_loss,
+            **told,
         )
 
     def state_dict(self) -> dict[str, Any]:

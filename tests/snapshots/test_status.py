@@ -5,7 +5,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codistill.errors import SnapshotError, SnapshotFormatError
-from codistill.snapshots.status import MAX_READING, MAX_STATUS_BYTES, Status
+from codistill.snapshots.status import (
+    MAX_ADVICE,
+    MAX_ADVICE_LENGTH,
+    MAX_READING,
+    MAX_STATUS_BYTES,
+    MAX_TOLD,
+    Status,
+)
 
 SETTINGS = settings(deadline=None, derandomize=True, database=None)
 COUNTERS = st.integers(0, 2**63 - 1)
@@ -25,6 +32,13 @@ STATUSES = st.builds(
     distillation_loss=LOSSES,
     state=st.sampled_from(["running", "finished", "left"]),
     reading=st.dictionaries(PEERS, st.tuples(COUNTERS, COUNTERS), max_size=5),
+    weight=LOSSES,
+    agreement=st.dictionaries(PEERS, st.floats(0, 1), max_size=5),
+    ages=st.dictionaries(PEERS, COUNTERS, max_size=5),
+    quarantined=st.lists(PEERS, max_size=5).map(tuple),
+    stall_s=LOSSES,
+    running_s=LOSSES,
+    advice=st.lists(st.text(st.characters(exclude_categories=["C"]), max_size=500), max_size=8).map(tuple),
 )
 
 
@@ -56,7 +70,16 @@ def test_every_status_comes_back(status):
 
 def test_the_largest_status_is_within_the_limit():
     reading = {f"{i:064d}": (2**63 - 1, 2**63 - 1) for i in range(MAX_READING)}
-    assert len(make_status(reading=reading).to_json()) <= MAX_STATUS_BYTES
+    largest = make_status(
+        reading=reading,
+        agreement=dict.fromkeys(reading, 1 / 3),
+        ages=dict.fromkeys(reading, 2**63 - 1),
+        quarantined=tuple(reading),
+        advice=("x" * 2 * MAX_ADVICE_LENGTH,) * 2 * MAX_ADVICE,
+    )
+    assert len(largest.to_json()) <= MAX_STATUS_BYTES
+    back = Status.from_json(largest.to_json(), key="a/status.json")
+    assert (len(back.reading), len(back.agreement), len(back.advice)) == (MAX_READING, MAX_TOLD, MAX_ADVICE)
     with pytest.raises(ValueError, match="reading must have at most 256 entries, got 257"):
         make_status(reading={**reading, "one-more": (0, 0)})
 
@@ -85,12 +108,29 @@ def test_a_loss_that_is_not_finite_is_written_as_null(loss):
         ({"reading": {"b": [0]}}, r"reading\['b'\] must be incarnation and sequence"),
         ({"reading": {"b": [0, -1]}}, r"reading\['b'\]\[1\] must"),
         ({"reading": {f"p{i}": [0, 0] for i in range(257)}}, "reading must have at most 256"),
+        ({"weight": "much"}, "weight must be a number or null"),
+        ({"agreement": {"b": 1.5}}, r"agreement\['b'\] must be a number between 0 and 1, got 1.5"),
+        ({"agreement": {"b": True}}, r"agreement\['b'\] must be a number between 0 and 1"),
+        ({"agreement": {"../b": 0.5}}, r"agreement\['../b'\] must be 1 to 64"),
+        ({"ages": {"b": -1}}, r"ages\['b'\] must be an integer"),
+        ({"ages": {f"p{i}": 0 for i in range(65)}}, "ages must have at most 64"),
+        ({"quarantined": ["b/c"]}, "peer must be 1 to 64"),
+        ({"advice": ["look\x1b[2J"]}, "advice must be a string that matches"),
+        ({"advice": ["x" * 501]}, "advice must be a string that matches"),
+        ({"advice": [""] * 9}, "advice must have at most 8"),
     ],
 )
 def test_a_bad_field_is_named(changes, message):
     with pytest.raises(SnapshotFormatError, match=message) as caught:
         Status.from_json(changed(**changes), key="a/status.json")
     assert (caught.value.peer, caught.value.key) == ("a", "a/status.json")
+
+
+def test_a_status_that_was_written_before_there_was_more_to_tell_is_read():
+    document = json.loads(make_status().to_json())
+    for field in ("weight", "agreement", "ages", "quarantined", "stall_s", "running_s", "advice"):
+        del document[field]
+    assert Status.from_json(json.dumps(document).encode(), key="a/status.json") == make_status()
 
 
 def test_a_status_of_another_peer_is_refused():

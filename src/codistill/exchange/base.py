@@ -64,6 +64,8 @@ class TeacherInfo:
     """How much its predictions count, between 0 and 1; at 0 it is not run."""
     is_quarantined: bool = False
     """Whether its share is 0 because it was found to be bad."""
+    is_finished: bool = False
+    """Whether that peer has finished, so that the snapshot is its last and does not age."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +94,14 @@ class Progress:
     """Mean task loss since the last publish, if the user tells it."""
     distillation_loss: float | None = None
     """Distillation loss at the last step, unweighted; None without one."""
+    weight: float | None = None
+    """What it was multiplied by; None if it is not told."""
+    agreement: Mapping[str, float] = field(default_factory=dict)
+    """By teacher, the share of the positions at which it and the student chose the same class lately."""
+    stall_s: float | None = None
+    """Seconds spent in the exchange so far; None if they are not told."""
+    advice: tuple[str, ...] = ()
+    """What was said of settings that do not help."""
 
 
 @dataclass(slots=True, kw_only=True)

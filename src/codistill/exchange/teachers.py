@@ -172,6 +172,7 @@ class Teacher:
             metadata=self._info.metadata,
             share=share,
             is_quarantined=is_quarantined,
+            is_finished=self.is_finished,
         )
 
 

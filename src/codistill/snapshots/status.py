@@ -1,15 +1,16 @@
 """What a peer tells of itself between snapshots."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final, Literal, cast
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal, TypeVar, cast
 
 from codistill.snapshots.document import (
     RUN_ID,
     Fields,
     as_array,
     as_integer,
+    as_string,
     finite_or_none,
     refusals,
     write_document,
@@ -18,8 +19,15 @@ from codistill.snapshots.keys import check_peer_name, status_key
 
 MAX_STATUS_BYTES: Final = 64 * 1024
 MAX_READING: Final = 256
+# Of what is news only, so that the whole stays within its limit.
+MAX_TOLD: Final = 64
+MAX_ADVICE: Final = 8
+MAX_ADVICE_LENGTH: Final = 500
 State = Literal["running", "finished", "left"]
 _STATE = re.compile("running|finished|left")
+# No control characters: it is shown on terminals.
+_SENTENCE = re.compile(r"[^\x00-\x1f\x7f-\x9f]{0,500}")
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +54,21 @@ class Status:
     """``running``, ``finished`` (its last snapshot is final) or ``left`` (it was closed before)."""
     reading: Mapping[str, tuple[int, int]]
     """Its teachers, to incarnation and sequence of the snapshots it learns from; at most 256."""
+    # What follows is absent in statuses that were written before there was any; of each 64 are written.
+    weight: float | None = None
+    """What the distillation loss was multiplied by at the latest step; None if unknown."""
+    agreement: Mapping[str, float] = field(default_factory=dict)
+    """By teacher, at which share of the positions it and the student choose the same class."""
+    ages: Mapping[str, int] = field(default_factory=dict)
+    """By teacher, the student's own steps since it first saw the snapshot it learns from."""
+    quarantined: tuple[str, ...] = ()
+    """Teachers that are not learnt from because they were found to be bad."""
+    stall_s: float | None = None
+    """Seconds of this life spent in the exchange, teachers' forwards apart; None if unknown."""
+    running_s: float | None = None
+    """Seconds since this life began; None if unknown."""
+    advice: tuple[str, ...] = ()
+    """Sentences on settings that do not help, of at most 500 characters; the last 8 are written."""
 
     def __post_init__(self) -> None:
         if len(self.reading) > MAX_READING:
@@ -65,6 +88,13 @@ class Status:
                 "distillation_loss": finite_or_none(self.distillation_loss),
                 "state": self.state,
                 "reading": {peer: list(order) for peer, order in self.reading.items()},
+                "weight": finite_or_none(self.weight),
+                "agreement": dict(list(self.agreement.items())[:MAX_TOLD]),
+                "ages": dict(list(self.ages.items())[:MAX_TOLD]),
+                "quarantined": list(self.quarantined[:MAX_TOLD]),
+                "stall_s": finite_or_none(self.stall_s),
+                "running_s": finite_or_none(self.running_s),
+                "advice": [sentence[:MAX_ADVICE_LENGTH] for sentence in self.advice[-MAX_ADVICE:]],
             }
         )
 
@@ -95,6 +125,21 @@ class Status:
                     _parse_reading(teacher, order)
                     for teacher, order in fields.items("reading", limit=MAX_READING)
                 ),
+                weight=_number(fields, "weight"),
+                agreement=_by_teacher(fields, "agreement", _as_share),
+                ages=_by_teacher(fields, "ages", as_integer),
+                quarantined=tuple(
+                    check_peer_name(as_string(name, "quarantined"))
+                    for name in (
+                        fields.array("quarantined", limit=MAX_TOLD) if fields.has("quarantined") else ()
+                    )
+                ),
+                stall_s=_number(fields, "stall_s"),
+                running_s=_number(fields, "running_s"),
+                advice=tuple(
+                    as_string(sentence, "advice", _SENTENCE)
+                    for sentence in (fields.array("advice", limit=MAX_ADVICE) if fields.has("advice") else ())
+                ),
             )
             if status_key(status.peer) != key:
                 raise ValueError(f"peer must be the one it is stored for, got {status.peer!r}.")
@@ -108,3 +153,21 @@ def _parse_reading(teacher: str, order: object) -> tuple[str, tuple[int, int]]:
     if len(pair) != 2:
         raise ValueError(f"{name} must be incarnation and sequence, got {len(pair)} elements.")
     return teacher, (as_integer(pair[0], f"{name}[0]"), as_integer(pair[1], f"{name}[1]"))
+
+
+def _number(fields: Fields, field: str) -> float | None:
+    return fields.number_or_none(field) if fields.has(field) else None
+
+
+def _by_teacher(fields: Fields, field: str, parse: Callable[[object, str], Value]) -> dict[str, Value]:
+    found = fields.items(field, limit=MAX_TOLD) if fields.has(field) else []
+    return {
+        check_peer_name(teacher, f"{field}[{teacher!a}]"): parse(value, f"{field}[{teacher!a}]")
+        for teacher, value in found
+    }
+
+
+def _as_share(value: object, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ValueError(f"{name} must be a number between 0 and 1, got {value!a}.")
+    return float(value)

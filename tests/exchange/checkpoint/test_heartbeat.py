@@ -1,4 +1,5 @@
 import json
+import time
 
 import pytest
 
@@ -8,11 +9,12 @@ from codistill.exchange.checkpoint.heartbeat import Heartbeat
 from codistill.exchange.checkpoint.life import Life
 from codistill.exchange.checkpoint.lives import claim_life
 from codistill.snapshots.status import Status
+from codistill.testing import FakeClock
 
 
-def heartbeat(store, incarnation=0):
+def heartbeat(store, incarnation=0, clock=time):
     life = Life(run_id="c0ffee", peer="a", incarnation=incarnation, interval_steps=5, metadata={})
-    return Heartbeat(store, life)
+    return Heartbeat(store, life, clock=clock)
 
 
 def status_of(store):
@@ -37,6 +39,19 @@ def test_status_tells_how_far_a_peer_is(store, state):
     assert (status.peer, status.incarnation, status.heartbeat) == ("a", 3, 2)
     assert (status.step, status.samples, status.task_loss, status.distillation_loss) == (7, 70, 0.25, None)
     assert status.state == state
+
+
+def test_status_tells_what_a_student_makes_of_its_teachers(store):
+    clock = FakeClock()
+    heart = heartbeat(store, clock=clock)
+    clock.sleep(90.0)
+    told = Progress(weight=0.5, agreement={"b": 0.75}, stall_s=1.5, advice=("Lower weight.",))
+    heart.show(told, {"b": (0, 1)}, ages={"b": 40}, quarantined={"d", "c"})
+    heart.beat()
+    status = status_of(store)
+    assert (status.weight, status.agreement, status.ages) == (0.5, {"b": 0.75}, {"b": 40})
+    assert (status.stall_s, status.running_s, status.advice) == (1.5, 90.0, ("Lower weight.",))
+    assert status.quarantined == ("c", "d")
 
 
 def test_status_tells_what_a_peer_reads(store):

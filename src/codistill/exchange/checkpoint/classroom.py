@@ -186,6 +186,11 @@ class Classroom:
         """(incarnation, sequence) of what every teacher holds."""
         return {peer: reference.order for peer, reference in self._manifests.items()}
 
+    @property
+    def ages(self) -> Mapping[str, int]:
+        """The student's own steps since it first saw what every teacher holds."""
+        return {peer: self.step - teacher.first_seen_step for peer, teacher in self._teachers.items()}
+
     def save(self) -> dict[str, SavedTeacher]:
         """Return the teachers' identity."""
         return {

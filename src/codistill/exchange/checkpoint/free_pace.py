@@ -98,7 +98,7 @@ class FreePace(Pace):
         is_done, stuck = True, []
         try:
             if side is not None:
-                side.heartbeat.show(progress, self._classroom.orders)
+                self._show(side, progress)
             is_done = self._finish(progress, publish=publish, remaining_s=remaining_s)
         finally:
             self._parts.give_up()

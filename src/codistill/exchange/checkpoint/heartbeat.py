@@ -1,7 +1,8 @@
 """How the others know that a peer lives."""
 
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Set
 from typing import final
 
 from codistill.errors import PeerTakenError
@@ -9,6 +10,7 @@ from codistill.exchange.base import Progress
 from codistill.exchange.checkpoint.life import Life
 from codistill.exchange.checkpoint.lives import has_been_followed
 from codistill.exchange.checkpoint.roster import Order
+from codistill.exchange.checkpoint.waiting import Clock
 from codistill.snapshots.keys import life_key, status_key
 from codistill.snapshots.status import State, Status
 from codistill.stores.base import Store
@@ -26,17 +28,22 @@ class Heartbeat:
     life has taken the name.
     """
 
-    def __init__(self, store: Store, life: Life) -> None:
+    def __init__(self, store: Store, life: Life, *, clock: Clock = time) -> None:
         """Begin without having told anything.
 
         Args:
             store: Where to.
             life: Who tells.
+            clock: Measures how long this life has lasted.
         """
         self._store = store
         self._life = life
         self._progress = Progress()
         self._held: Mapping[str, Order] = {}
+        self._ages: Mapping[str, int] = {}
+        self._quarantined: Set[str] = frozenset()
+        self._clock = clock
+        self._began_s = clock.monotonic()
         self._arriving: dict[str, Order] = {}
         self._count = 0
         self._has_ended = False
@@ -49,9 +56,17 @@ class Heartbeat:
         """Who tells."""
         return self._life
 
-    def show(self, progress: Progress, held: Mapping[str, Order]) -> None:
-        """Keep for the next beat how far the student is and what its teachers hold."""
+    def show(
+        self,
+        progress: Progress,
+        held: Mapping[str, Order],
+        *,
+        ages: Mapping[str, int] | None = None,
+        quarantined: Set[str] = frozenset(),
+    ) -> None:
+        """Keep for the next beat how far the student is, what its teachers hold, how old, and who is bad."""
         self._progress, self._held = progress, held
+        self._ages, self._quarantined = ages or {}, quarantined
 
     def announce(self, peer: str, order: Order) -> None:
         """Tell that a snapshot is about to be read, so that it is not deleted meanwhile."""
@@ -151,5 +166,12 @@ class Heartbeat:
             distillation_loss=progress.distillation_loss,
             state=state,
             reading={**self._held, **self._arriving},
+            weight=progress.weight,
+            agreement=progress.agreement,
+            ages=self._ages,
+            quarantined=tuple(sorted(self._quarantined)),
+            stall_s=progress.stall_s,
+            running_s=self._clock.monotonic() - self._began_s,
+            advice=progress.advice,
         )
         self._store.write(status_key(self._life.peer), status.to_json())

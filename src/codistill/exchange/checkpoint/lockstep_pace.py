@@ -47,7 +47,7 @@ class LockstepPace(Pace):
         self._agreement.do(lambda: self._publish(progress, finished=False))
         self._bring(self._agreement.do(lambda: self._look_for_all(progress)), is_strict=True)
         if self._side is not None:
-            self._side.heartbeat.show(progress, self._classroom.orders)
+            self._show(self._side, progress)
             self._side.heartbeat.try_to_beat()
 
     @override
@@ -56,7 +56,7 @@ class LockstepPace(Pace):
         side = self._side
         try:
             if side is not None:
-                side.heartbeat.show(progress, self._classroom.orders)
+                self._show(side, progress)
             if publish:
                 # The others wait for it: they must not be left without a word.
                 self._publish(progress, finished=True)

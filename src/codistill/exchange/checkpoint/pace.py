@@ -321,9 +321,16 @@ class Pace(ABC):
         side.heartbeat.beat()
         self._background.repeat("heartbeat", side.heartbeat.try_to_beat, HEARTBEAT_S)
 
+    def _show(self, side: StoreSide, progress: Progress) -> None:
+        """Keep for the next beat how far the student is, and how its teachers are."""
+        classroom = self._classroom
+        side.heartbeat.show(
+            progress, classroom.orders, ages=classroom.ages, quarantined=classroom.quarantined
+        )
+
     def _tend_heartbeat(self, side: StoreSide, progress: Progress) -> None:
         """Let the next beat tell how far the student is; raise if the name has been taken over."""
-        side.heartbeat.show(progress, self._classroom.orders)
+        self._show(side, progress)
         self._has_told_taken = side.heartbeat.is_superseded
         side.heartbeat.check_is_ours()
         for error in side.heartbeat.take_errors():

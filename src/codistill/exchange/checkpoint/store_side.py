@@ -103,7 +103,7 @@ class StoreSide:
             topology=settings.topology,
             max_teachers=settings.teachers.max_teachers,
         )
-        heartbeat = Heartbeat(store, life)
+        heartbeat = Heartbeat(store, life, clock=clock)
         return cls(
             run_id=run_id,
             source=source,

@@ -105,6 +105,7 @@ class ServedTeachers:
                 metadata={},
                 share=0.0 if is_away else self._share(peer),
                 is_quarantined=peer in self._quarantine.peers,
+                is_finished=version.finished,
             )
             for peer, version in sorted(self._versions.items())
         }
