@@ -1,8 +1,11 @@
+import json
+
 import pytest
 import torch
 
 from codistill.advisor import LOOKS, Advisor, Evidence, largest
 from codistill.exchange.base import TeacherInfo
+from codistill.snapshots.document import Fields
 
 
 def teacher(**changes):
@@ -140,6 +143,20 @@ def test_all_that_was_said_is_kept():
     for _ in range(LOOKS):
         advisor.look(evidence(agreement={"b": 1.0}, weighted_term=2.0))
     assert len(advisor.advice) == 2
+
+
+def test_what_an_earlier_life_has_said_is_not_said_again():
+    advisor = Advisor()
+    for _ in range(LOOKS):
+        advisor.look(evidence(agreement={"b": 1.0}))
+    resumed = Advisor.from_fields(Fields(json.loads(json.dumps(advisor.state_dict())), "advice"))
+    assert resumed.advice == advisor.advice != ()
+    assert [resumed.look(evidence(agreement={"b": 1.0})) for _ in range(LOOKS)] == [()] * LOOKS
+
+
+def test_a_state_that_is_no_text_is_refused():
+    with pytest.raises(ValueError, match=r"advice.said\['age b'\] must be a string"):
+        Advisor.from_fields(Fields({"said": {"age b": 7}}, "advice"))
 
 
 def test_the_largest_option_over_all_groups_is_looked_at():

@@ -4,9 +4,10 @@ import statistics
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, final
+from typing import Any, Final, Self, final
 
 from codistill.exchange.base import TeacherInfo
+from codistill.snapshots.document import Fields, as_string
 
 LOOKS: Final = 10
 """Looks in a row, one every 20 steps, over which something must be so before anything is said of it."""
@@ -16,6 +17,7 @@ SNAPSHOTS: Final = 3
 WEAKER: Final = 1.5
 WORSE_BY: Final = 0.1
 LOWERED_TO: Final = 0.2
+_MOST_SAID: Final = 1000
 
 
 @final
@@ -95,6 +97,24 @@ class Advisor:
         self._highest_rate = 0.0
         self._first_decay: float | None = None
         self._looks_at_same_decay = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what has been said, so that a life that follows does not say it again."""
+        return {"said": dict(self._said)}
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> Self:
+        """Return an advisor that has said what ``state_dict`` was taken of.
+
+        Raises:
+            ValueError: If that is no text.
+        """
+        advisor = cls()
+        advisor._said = {
+            subject: as_string(sentence, f"{fields.name}.said[{subject!a}]")
+            for subject, sentence in fields.items("said", limit=_MOST_SAID)
+        }
+        return advisor
 
     @property
     def advice(self) -> tuple[str, ...]:

@@ -341,6 +341,7 @@ class Codistiller:
             "version": _STATE_VERSION,
             **self._tally.state_dict(),
             "guard": self._guard.state_dict(),
+            "advice": self._advisor.state_dict(),
             "exchange": self._exchange.state_dict(),
         }
 
@@ -361,11 +362,12 @@ class Codistiller:
                 "Load what Codistiller.state_dict returned, with the codistill that saved it or a newer one."
             )
         tally = Tally.from_fields(fields)
-        # What was saved before there was a guard lacks it.
+        # What was saved before there were a guard and an advisor lacks theirs.
         guard = DivergenceGuard.from_fields(fields.fields("guard")) if "guard" in state else DivergenceGuard()
+        advisor = Advisor.from_fields(fields.fields("advice")) if "advice" in state else Advisor()
         fields.fields("exchange")
         self._exchange.load_state_dict(state["exchange"])
-        self._tally, self._guard = tally, guard
+        self._tally, self._guard, self._advisor = tally, guard, advisor
 
     def close(self, *, publish: bool = True, timeout_s: float = 60.0) -> None:
         """End: leave a last snapshot for the others, marked as finished. A second call does nothing.

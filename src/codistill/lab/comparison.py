@@ -65,6 +65,10 @@ class Row:
     weight_factor: float | None = None
     """What the weight of the distillation loss was lowered to because it diverged, the lowest of all peers;
     1 if it never did, None without teachers."""
+    advised: int = 0
+    """Models, of all seeds, that were told while training of a setting that does not help."""
+    advice: tuple[str, ...] = ()
+    """What the first of them was told."""
     best_peer_test_accuracy: float | None = None
     """Test accuracy of the peer that did best on validation by the task's metric, seed by seed."""
     best_peer_test_nll: float | None = None

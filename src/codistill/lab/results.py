@@ -109,6 +109,8 @@ class PeerResult:
     """Updates after which a teacher was in quarantine."""
     first_quarantine: int | None = None
     """The first of these updates; None if there was none."""
+    advice: tuple[str, ...] = ()
+    """What was said while training of settings that do not help."""
     validation_calibration_error: float | None = None
     """Expected calibration error on the validation set, at the end."""
     test_calibration_error: float | None = None

@@ -89,6 +89,8 @@ def make_row(finished: Finished, scored: Scored, context: Context) -> Row:
         if shares
         else None,
         weight_factor=min(peer.weight_factor for peer in everyone) if shares else None,
+        advised=sum(bool(peer.advice) for peer in everyone),
+        advice=next((peer.advice for peer in everyone if peer.advice), ()),
         agreement=_mean(agreements.values()),
         agreements=agreements,
         teacher_loss=_mean(losses.values()),

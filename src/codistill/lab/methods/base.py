@@ -114,6 +114,8 @@ class Costs:
     """Updates after which a teacher was in quarantine."""
     first_quarantine: int | None = None
     """The first of these updates; None if there was none."""
+    advice: tuple[str, ...] = ()
+    """What was said of settings that do not help."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

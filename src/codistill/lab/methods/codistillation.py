@@ -39,6 +39,8 @@ class Codistillation(Method):
         super().__init__(recipe, place)
         self._codistiller: Codistiller | None = None
         self._report: StepReport | None = None
+        self._optimizer: torch.optim.Optimizer | None = None
+        self._advice: tuple[str, ...] = ()
         # The student's logits, its teachers' predictions and the mask of the last batch.
         self._last: tuple[Tensor, Predictions, Tensor | None] | None = None
         self._earlier = Costs()
@@ -78,6 +80,11 @@ class Codistillation(Method):
             group=self.group,
         )
         return wrapped
+
+    @override
+    def wrap_optimizer(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> torch.optim.Optimizer:
+        self._optimizer = super().wrap_optimizer(optimizer, model)
+        return self._optimizer
 
     def _exchange(self, build: Build | None) -> Exchange:
         """Return how the peers learn from one another."""
@@ -131,7 +138,8 @@ class Codistillation(Method):
     @override
     def step(self, *, task_loss: Tensor, samples: int) -> Tensor | None:
         super().step(task_loss=task_loss, samples=samples)
-        self._report = self._wrapped().step(task_loss=task_loss, samples=samples)
+        self._report = self._wrapped().step(task_loss=task_loss, samples=samples, optimizer=self._optimizer)
+        self._advice += self._report.advice
         if self._report.quarantined:
             self._quarantined_updates += 1
             self._first_quarantine = self._first_quarantine or self._report.step
@@ -158,6 +166,7 @@ class Codistillation(Method):
             quarantined=report.quarantined,
             quarantined_updates=self._quarantined_updates,
             first_quarantine=self._first_quarantine,
+            advice=earlier.advice + self._advice,
         )
 
     @override

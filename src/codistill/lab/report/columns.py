@@ -257,6 +257,13 @@ def _what_befell(row: Row) -> list[str]:
     return [f"{row.arm}: {'; '.join(found)}."] if found else []
 
 
+def _advice(row: Row) -> list[str]:
+    if not row.advice:
+        return []
+    runs = row.models * row.seeds
+    return [f"{row.arm}: advice given while training, to {row.advised} of {runs}: {' '.join(row.advice)}"]
+
+
 def footnotes(comparison: Comparison) -> list[str]:
     """Return what a reader of the table and the verdicts has to know, a sentence or two each."""
     notes = ["All numbers are means over seeds, of the first model of an arm where nothing else is said."]
@@ -274,6 +281,7 @@ def footnotes(comparison: Comparison) -> list[str]:
             "and wait for nobody, so two runs with one seed are not the same to the bit."
         )
     notes += [note for row in comparison.rows for note in _what_befell(row)]
+    notes += [note for row in comparison.rows for note in _advice(row)]
     notes += [
         f"{row.arm}: samples, seconds and compute include those of {row.earlier}, which is trained before."
         for row in comparison.rows
