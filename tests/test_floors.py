@@ -15,6 +15,7 @@ FLOORS = {
     "errors": 0,
     "arguments": 0,
     "partitions": 0,
+    "plugins": 0,
     "extras": 1,
     "schedules": 1,
     "topologies": 1,
@@ -27,19 +28,23 @@ FLOORS = {
     "fragments": 1,
     "exchange": 3,
     "divergence_guard": 4,
+    "advisor": 4,
+    "agreement_meter": 4,
     "step_report": 4,
     "tally": 4,
     "codistiller": 4,
     "mutual": 4,
     "planner": 4,
+    "integrations": 5,
     "server": 5,
     "testing": 5,
+    "watch": 5,
     "lab": 5,
     "cli": 6,
     "__main__": 7,
 }
 # Files of one floor that may import one another: together they are the face.
-TOGETHER = ({"codistiller", "divergence_guard", "step_report", "tally"},)
+TOGETHER = ({"codistiller", "advisor", "agreement_meter", "divergence_guard", "step_report", "tally"},)
 
 
 def modules() -> list[Path]:

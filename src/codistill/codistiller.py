@@ -128,6 +128,7 @@ class Codistiller:
         self._guard = DivergenceGuard()
         self._agreement = AgreementMeter()
         self._advisor = Advisor()
+        self._last_weight: float | None = None
         self._stall_s = 0.0
         self._has_begun = False
         self._has_warned = False
@@ -311,7 +312,7 @@ class Codistiller:
         """
         self._check_open()
         tally = self._tally
-        weight = self._weight_now()
+        weight = self._last_weight = self._weight_now()
         tally.count_step(
             task_loss=task_loss,
             samples=samples,
@@ -327,7 +328,7 @@ class Codistiller:
                 not self._exchange.is_collective and tally.step % self._exchange.interval_steps == 0
             )
             with self._stalling():
-                self._exchange.step(self._progress(with_losses=is_publishing, weight=weight))
+                self._exchange.step(self._progress(with_losses=is_publishing))
         report = self._report(weight, published=self._exchange.counters.publishes > publishes, advice=advice)
         tally.begin_next_step()
         return report
@@ -453,10 +454,10 @@ class Codistiller:
                 stacklevel=3,
             )
 
-    def _progress(self, *, with_losses: bool, weight: float | None = None) -> Progress:
+    def _progress(self, *, with_losses: bool) -> Progress:
         return self._tally.progress(
             with_losses=with_losses,
-            weight=weight,
+            weight=self._last_weight,
             agreement=self._agreement.last,
             stall_s=self._stall_s,
             advice=self._advisor.advice,

@@ -16,46 +16,15 @@ WORDS = ["digits", "--updates", "20", "--evaluate-every", "10", "--device", "cpu
 
 
 @pytest.mark.spawn
-def test_methods_are_compared_and_a_stopped_comparison_goes_on(
+def test_a_comparison_that_was_killed_goes_on_to_its_report(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    out = tmp_path / "out"
     words = [
         *("compare", *WORDS, "--methods", "all_reduce", "codistillation", "--seeds", "2", "--resume"),
-        *(
-            "--search-learning-rates",
-            "0.1",
-            "--search-weight-decays",
-            "0.001",
-            "--out",
-            str(tmp_path / "out"),
-        ),
+        *("--search-learning-rates", "0.1", "--search-weight-decays", "0.001", "--out", str(out)),
     ]
-    assert main(words) == 0
-    said = capsys.readouterr().out
-    assert "codistillation: " in said
-    report = (tmp_path / "out" / "report.html").read_text()
-    assert "by one search, the same for every arm" in report
-    run = RunFolder(tmp_path / "out")
-    assert [(one.arm, one.seed, one.peer) for one in run.results()] == [
-        *(("all_reduce", seed, "a") for seed in (0, 1)),
-        *(("codistillation", seed, peer) for seed in (0, 1) for peer in "ab"),
-    ]
-    paths = [run.peer_path(one.arm, one.seed, one.peer) / "result.json" for one in run.results()]
-    written = [path.stat().st_mtime_ns for path in paths]
-    paths[0].unlink()
-    assert main([*words, "--json"]) == 0
-    document = json.loads(capsys.readouterr().out)
-    assert [row["seeds"] for row in document["rows"]] == [2, 2]
-    assert [path.stat().st_mtime_ns for path in paths[1:]] == written[1:]
-
-
-@pytest.mark.spawn
-def test_a_comparison_that_was_killed_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = [
-        *("compare", *WORDS, "--methods", "all_reduce", "codistillation", "--seeds", "2", "--no-search"),
-        *("--out", str(tmp_path / "out"), "--resume", "--json"),
-    ]
-    first = tmp_path / "out" / "all_reduce" / "seed-0" / "a" / "result.json"
+    first = out / "all_reduce" / "seed-0" / "a" / "result.json"
     program = "import sys; from codistill.cli import main; sys.exit(main(sys.argv[1:]))"
     with subprocess.Popen([sys.executable, "-c", program, *words], stderr=subprocess.DEVNULL) as process:
         while not first.exists():
@@ -63,12 +32,15 @@ def test_a_comparison_that_was_killed_goes_on(tmp_path: Path, capsys: pytest.Cap
                 process.wait(timeout=0.05)
         process.kill()
     assert process.returncode < 0
-    finished = {path: path.read_bytes() for path in (tmp_path / "out").rglob("result.json")}
-    times = {path: path.stat().st_mtime_ns for path in finished}
-    assert main(words) == 0
+    finished = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.rglob("result.json")}
+    assert main([*words, "--json"]) == 0
     assert [row["seeds"] for row in json.loads(capsys.readouterr().out)["rows"]] == [2, 2]
-    assert {path: path.read_bytes() for path in finished} == finished
-    assert {path: path.stat().st_mtime_ns for path in finished} == times
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in finished} == finished
+    assert "by one search, the same for every arm" in (out / "report.html").read_text()
+    assert [(one.arm, one.seed, one.peer) for one in RunFolder(out).results()] == [
+        *(("all_reduce", seed, "a") for seed in (0, 1)),
+        *(("codistillation", seed, peer) for seed in (0, 1) for peer in "ab"),
+    ]
 
 
 @pytest.fixture
