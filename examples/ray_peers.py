@@ -1,9 +1,11 @@
-"""A template, not tried here: each peer as one task of Ray, which finds it a machine and starts it again.
+"""A template, not tried here: a script of your own, each peer one task of Ray, which starts it again.
+
+A recipe of codistill's needs no script: codistill train RECIPE --on ray (docs/running.md).
 
     python examples/ray_peers.py --store s3://bucket/run-7 --gpus-per-peer 8
 
 Ray places the two jobs, on whatever nodes of its cluster have the GPUs; inside, each is what it is elsewhere:
-torchrun and ddp_peer.py, which go on from the checkpoint. `ray` is not among codistill's dependencies.
+torchrun and ddp_peer.py, which go on from the checkpoint.
 """
 
 import argparse

@@ -19,7 +19,7 @@ RECIPE_FLAGS = (
     "smoothing-prior summary task teacher-updates temperature topology updates warmup-from warmup-steps "
     "weight-decay weight-decay-factor weight-decays"
 )
-TRAIN_FLAGS = f"{RECIPE_FLAGS} data-root device json out overwrite peer resume store trackers"
+TRAIN_FLAGS = f"{RECIPE_FLAGS} data-root device dry-run job json on out overwrite peer resume store trackers"
 COMPARE_FLAGS = (
     f"{RECIPE_FLAGS} budget cores data-root device json methods no-search out overwrite resume "
     "search-learning-rates search-seeds search-weight-decays seeds sweep trackers"
@@ -37,6 +37,7 @@ COMPARE_FLAGS = (
         (["recipes", "show"], "json"),
         (["report"], "json"),
         (["peers"], "best json"),
+        (["watch"], "interval-s once json web host port"),
         (["doctor"], "prune signing-key-file json"),
         (["export"], "peer out overwrite json"),
         (
@@ -80,7 +81,7 @@ def test_an_unknown_verb_lists_those_there_are(capsys):
     assert main(["distil"]) == 2
     assert capsys.readouterr().err == (
         "codistill: verb must be one of demo, train, compare, reproduce, recipes, report, peers, "
-        "doctor, export, serve, plan, got 'distil'.\n"
+        "watch, doctor, export, serve, plan, got 'distil'.\n"
     )
 
 

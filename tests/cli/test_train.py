@@ -9,6 +9,7 @@ from codistill.cli import main
 from codistill.cli import train as train_verb
 from codistill.lab import recipes
 from codistill.lab.folder import RunFolder
+from codistill.lab.launchers.ray import RayLauncher
 
 
 @pytest.fixture
@@ -68,12 +69,49 @@ def test_one_peer_is_trained_into_a_folder_of_its_own_and_printed(in_tmp_path, l
 
 def test_the_command_for_a_big_peer_that_teaches_a_small_one_is_the_page_s(in_tmp_path, launched):
     page = (Path(__file__).parents[2] / "docs" / "running.md").read_text()
-    (command,) = re.findall(r"```sh\ncodistill (train .*)\n```", page)
+    (command,) = re.findall(r"```sh\ncodistill (train .* --edges .*)\n```", page)
     for edges, said in ((("a:b",), "a:b"), (("a:b", "b:a"), "a:b b:a")):
         assert f"--edges {said}" in page
         assert main([*command.partition("--edges")[0].split(), "--edges", *edges, "--overwrite"]) == 0
         recipe = launched[-1][0][0]
         assert (recipe.topology, recipe.edges, recipe.peer_widths) == ("directed", edges, (128, 16))
+
+
+def test_what_would_be_submitted_to_slurm_is_printed_and_nothing_is_made(in_tmp_path, launched, capsys):
+    pytest.importorskip("submitit", reason="submitit is not installed")
+    page = (Path(__file__).parents[2] / "docs" / "running.md").read_text()
+    (command,) = re.findall(r"```sh\ncodistill (train .* --dry-run)\n```", page)
+    words = command.split()
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert out.count("#SBATCH --time=1440\n") == out.count("#SBATCH --partition=gpu\n") == 2
+    assert f"{in_tmp_path}/runs/digits/codistillation/logs/slurm" in out
+    assert main([*words, "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert [(one["arm"], one["peer"]) for one in shown] == [("codistillation", "a"), ("codistillation", "b")]
+    assert launched == []
+    assert list(in_tmp_path.iterdir()) == []
+
+
+def test_who_submits_to_slurm_is_told_how_to_find_the_jobs_again(in_tmp_path, launched, capsys, monkeypatch):
+    pytest.importorskip("submitit", reason="submitit is not installed")
+    (in_tmp_path / "srun").touch(mode=0o755)
+    words = ["train", "digits", "--checkpoint-every", "500", "--on", "slurm", "--job", "time=30"]
+    monkeypatch.setenv("PATH", "")
+    assert main(words) == 2
+    assert not (in_tmp_path / "runs").exists()
+    assert "srun is not on the PATH" in capsys.readouterr().err
+    monkeypatch.setenv("PATH", str(in_tmp_path))
+    assert main(words) == 0
+    assert "the same command with --resume finds them" in capsys.readouterr().err
+    assert len(launched) == 1
+
+
+def test_jobs_go_where_they_are_asked_to(in_tmp_path, launched):
+    words = ["--checkpoint-every", "500", "--on", "ray", "--job", "cpus-per-rank=2", "max-failures=5"]
+    assert main(["train", "digits", *words]) == 0
+    ((_, options),) = launched
+    assert options.launcher == RayLauncher(cpus_per_rank=2, max_failures=5)
 
 
 def test_train_as_json(in_tmp_path, launched, capsys):
@@ -152,6 +190,12 @@ def test_a_name_or_device_that_cannot_be_is_noticed_before_a_folder_is_made(in_t
         (["digits", "--peer", "c", "--store", "s"], "peer must be one of a, b, got 'c'"),
         (["digits", "--peer", "a"], "store must be given with peer 'a'"),
         (["digits", "--store", "s"], "peer must be given with a store"),
+        (["digits", "--on", "pbs"], "slurm"),
+        (["digits", "--job", "time=30"], "job must be left out on local"),
+        (["digits", "--dry-run"], "dry_run must be left out on local"),
+        (["digits", "--on", "slurm"], "job must name a time on slurm"),
+        (["digits", "--on", "slurm", "--job", "time=30"], "checkpoint_every must be given on slurm"),
+        (["digits", "--on", "ray"], "checkpoint_every must be given on ray"),
     ],
 )
 def test_wrong_usage_says_what_is_right_and_makes_no_folder(in_tmp_path, launched, capsys, words, said):

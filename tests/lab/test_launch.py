@@ -9,11 +9,12 @@ import pytest
 
 from codistill.errors import DataMissingError, ExtraMissingError, RecipeError, StoreError
 from codistill.exchange.checkpoint import load_snapshot
-from codistill.lab import folder, processes, results
+from codistill.lab import folder, results
 from codistill.lab.folder import RunFolder
 from codistill.lab.job import load_job
 from codistill.lab.kept_scores import KeptScores
 from codistill.lab.launch import LaunchOptions, check, launch
+from codistill.lab.launchers import local
 from codistill.lab.recipe import Recipe
 from codistill.lab.results import PeerResult
 from codistill.testing import run_peers
@@ -212,7 +213,7 @@ def test_peers_of_two_ranks_train_as_those_of_one_and_go_on_one_at_a_time_bit_fo
     bits_of: Callable[[Path], list[object]],
 ) -> None:
     # As many threads for each rank in a launch of one peer as in one of both.
-    monkeypatch.setattr(processes.provenance, "cores", lambda: 2)
+    monkeypatch.setattr(local.provenance, "cores", lambda: 2)
     recipe = replace(tiny, checkpoint_every=16, ranks_per_peer=2)
     of_one, out = finished[0], make(tmp_path / "out", recipe)
     # In lockstep, two ranks with half a batch each are one rank with the whole of it, up to rounding.

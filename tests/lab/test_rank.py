@@ -29,6 +29,28 @@ def test_a_rank_trains_the_recipes_of_its_job_in_turn(tiny: Recipe, tmp_path: Pa
     assert [(one.seed, one.peer) for one in made.results()] == [(3, "a"), (4, "a")]
 
 
+def test_what_an_earlier_life_has_finished_is_left_alone(tiny: Recipe, tmp_path: Path) -> None:
+    recipe = replace(tiny, method="alone")
+    made = folder.create(tmp_path, arms=[recipe], seeds=[3, 4], command=[])
+    rank.run(replace(make_job(tmp_path, recipe), recipes=(recipe,)), rank=0, ranks=1)
+    written = (made.peer_path("alone", 3, "a") / "result.json").stat().st_mtime_ns
+    rank.run(make_job(tmp_path, recipe), rank=0, ranks=1)
+    assert (made.peer_path("alone", 3, "a") / "result.json").stat().st_mtime_ns == written
+    assert [(one.seed, one.peer) for one in made.results()] == [(3, "a"), (4, "a")]
+
+
+def test_a_process_group_that_is_there_is_used_and_left(
+    tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began: list[str] = []
+    monkeypatch.setattr(rank.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(rank.dist, "init_process_group", lambda *words: began.append("made"))
+    monkeypatch.setattr(rank.dist, "destroy_process_group", lambda: began.append("ended"))
+    folder.create(tmp_path, arms=[tiny], seeds=[3], command=[])
+    rank.run(replace(make_job(tmp_path, tiny), recipes=()), rank=1, ranks=2)
+    assert began == []
+
+
 def test_a_failure_leaves_its_traceback(tiny: Recipe, tmp_path: Path) -> None:
     job = make_job(tmp_path, tiny)
     save_job(job)

@@ -19,6 +19,7 @@ VERBS = {
     "recipes": "List the recipes, or show one.",
     "report": "Write the report of a results folder anew.",
     "peers": "List the peers of a running or finished run.",
+    "watch": "Show live how the peers of a run are getting on.",
     "doctor": "Check all that lies in a store, and delete what nobody needs.",
     "export": "Write the weights of a peer to a safetensors file.",
     "serve": "Answer students' batches with the predictions of a store's peers.",

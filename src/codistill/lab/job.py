@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from codistill.lab import documents, recipe
+from codistill.lab import documents, recipe, results
+from codistill.lab.folder import RunFolder
 from codistill.lab.recipe import Recipe
 
 
@@ -41,6 +42,22 @@ class Job:
     def log_path(self) -> Path:
         """What the processes print."""
         return self.logs / f"{self.peer}.log"
+
+    def unfinished(self) -> tuple[Recipe, ...]:
+        """Return what it has still to train: the runs that lack the result of one of its peers.
+
+        Raises:
+            RunExistsError: If ``out`` is no results folder.
+        """
+        folder = RunFolder(self.out)
+        return tuple(
+            one
+            for one in self.recipes
+            if not all(
+                (folder.peer_path(one.label, one.seed, peer) / results.RESULT).exists()
+                for peer in (self.peer, *self.others)
+            )
+        )
 
     def traceback_path(self, rank: int) -> Path:
         """What a rank that failed leaves."""

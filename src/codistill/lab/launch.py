@@ -3,11 +3,11 @@
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from codistill.errors import RecipeError
+from codistill.errors import RecipeError, RunExistsError
 from codistill.extras import check_installed
 from codistill.lab import methods, results, tasks, trackers
 from codistill.lab.checkpoint import CHECKPOINT
@@ -15,8 +15,10 @@ from codistill.lab.data_root import data_root
 from codistill.lab.device import check_device
 from codistill.lab.folder import RunFolder
 from codistill.lab.job import Job, save_job
+from codistill.lab.launchers.base import Launcher
+from codistill.lab.launchers.local import LocalLauncher
+from codistill.lab.launchers.slurm import SlurmLauncher
 from codistill.lab.methods.base import Plan
-from codistill.lab.processes import run_jobs
 from codistill.lab.recipe import Recipe
 from codistill.lab.results import PeerResult
 from codistill.stores import open_store
@@ -24,6 +26,9 @@ from codistill.stores.urls import SCHEME, split_url
 
 REPORT_PACKAGES = ("scipy", "matplotlib", "jinja2")
 """What the report needs: better missed before training than after."""
+
+# As `RunFolder.logs_path` has it, for a folder that is not there yet.
+_LOGS = "logs"
 
 OnProgress = Callable[[str, int, int], None]
 """Called with the label of an arm, its updates done, and its updates in all."""
@@ -51,6 +56,8 @@ class LaunchOptions:
     """Name of a folder for logs within that of the arm's, where several launches run at once."""
     store: str | None = None
     """Path or URL where that peer meets the others, which are started elsewhere; a run has one of its own."""
+    launcher: Launcher = field(default_factory=LocalLauncher)
+    """What starts the jobs, and where."""
 
 
 def check(recipes: Sequence[Recipe], *, options: LaunchOptions | None = None) -> None:
@@ -61,23 +68,65 @@ def check(recipes: Sequence[Recipe], *, options: LaunchOptions | None = None) ->
         ValueError: If there is no such device or kind of store.
         StoreError: If the store cannot be written.
         DataMissingError: If the data of a task are not there.
-        ExtraMissingError: If a package that reads them or the store, or one that the report needs, is not
-            installed.
+        ExtraMissingError: If a package that reads them or the store, or one that the report or the launcher
+            needs, is not installed.
     """
     options = options or LaunchOptions()
     for package in REPORT_PACKAGES:
         check_installed(package, "lab")
-    check_device(options.device)
+    if options.launcher.is_here:
+        check_device(options.device)
     trackers.check(options.trackers)
     for recipe in recipes:
         methods.method(recipe.method).plan(recipe)
         _check_peer(recipe, options)
+        options.launcher.check(recipe)
         for name in {recipe.model, *recipe.peer_models} - {None}:
             _check_model(recipe, name)
     if recipes and options.store is not None:
         _check_store(options.store, runs=len(recipes))
     for task in sorted({recipe.task for recipe in recipes}):
         tasks.task_class(task).prepare(data_root(options.data_root))
+
+
+def check_unused(out: Path, recipes: Sequence[Recipe], *, options: LaunchOptions) -> None:
+    """Check that no job that an earlier call has started still writes to a folder.
+
+    Args:
+        out: The results folder; need not be there.
+        recipes: What it would be overwritten with.
+        options: Where and how.
+
+    Raises:
+        RunExistsError: If one does.
+    """
+    for recipe in recipes:
+        for job in _jobs(out, [recipe], _plan([recipe], options), options):
+            if options.launcher.is_running(job):
+                raise RunExistsError(
+                    f"out must be a folder that no job writes to, got {out}: the job of peer {job.peer!r} "
+                    "still runs or waits to. End it first, or pass --resume to wait for it.",
+                    peer=job.peer,
+                )
+
+
+def scripts(out: Path, recipe: Recipe, *, options: LaunchOptions) -> dict[str, str]:
+    """Return what `launch` would submit to Slurm, by peer; nothing is written or submitted.
+
+    Args:
+        out: The results folder; need not be there.
+        recipe: What to train.
+        options: Where and how, as `check` has let them through.
+
+    Raises:
+        RecipeError: If the launcher is not Slurm's.
+    """
+    if not isinstance(options.launcher, SlurmLauncher):
+        raise RecipeError(
+            f"dry_run must be left out on {options.launcher.name}, which has no scripts. Pass --on slurm."
+        )
+    plan = _plan([recipe], options)
+    return options.launcher.scripts(_jobs(out, [recipe], plan, options), ranks=plan.processes)
 
 
 def launch(
@@ -90,8 +139,8 @@ def launch(
     """Train recipes in turn, each peer in a job of its own; skip what the folder has already.
 
     With ``options.peer`` the others are trained by other calls, each with a folder of its own. A peer that
-    has a checkpoint goes on from there. If a peer fails, the others are ended; so are all if this function
-    is interrupted.
+    has a checkpoint goes on from there. If a peer fails, the others are ended. If this function is
+    interrupted, so are all on this machine or in Ray; those of Slurm go on, and a second call finds them.
 
     Args:
         folder: The results folder.
@@ -113,22 +162,30 @@ def launch(
     **On failure**: results and checkpoints written so far stay, and a second call goes on from them.
     """
     options = options or LaunchOptions()
-    plan = _common_plan(recipes)
-    if options.peer is not None:
-        plan = replace(plan, peers=(options.peer,))
+    plan = _plan(recipes, options)
     runs = _Runs(folder, recipes, plan, options)
     left = runs.unfinished()
     check(left, options=options)
-    for recipe in left:
-        runs.prepare(recipe)
     if left:
-        jobs = _write_jobs(folder, left, plan, options)
-        run_jobs(jobs, ranks=plan.processes, on_poll=lambda: runs.report(on_progress), cores=options.cores)
+        options.launcher.check_system()
+        jobs = _jobs(folder.path, left, plan, options)
+        running = {job.peer for job in jobs if options.launcher.is_running(job)}
+        if not running:
+            for recipe in left:
+                runs.prepare(recipe)
+        _write([job for job in jobs if job.peer not in running], ranks=plan.processes)
+        options.launcher.run(
+            [job for job in jobs if job.peer in running or job.unfinished()],
+            ranks=plan.processes,
+            on_poll=lambda: runs.report(on_progress),
+            cores=options.cores,
+        )
     runs.report(on_progress)
     return [folder.result(recipe.label, recipe.seed, peer) for recipe in recipes for peer in plan.peers]
 
 
-def _common_plan(recipes: Sequence[Recipe]) -> Plan:
+def _plan(recipes: Sequence[Recipe], options: LaunchOptions) -> Plan:
+    """Return which jobs are started here."""
     plans = [methods.method(recipe.method).plan(recipe) for recipe in recipes]
     shapes = {plan.shape for plan in plans}
     if len(shapes) != 1:
@@ -136,7 +193,7 @@ def _common_plan(recipes: Sequence[Recipe]) -> Plan:
             f"recipes must have the same peers, ranks and arrangement, got {len(shapes)} different ones. "
             "Launch them one after another."
         )
-    return plans[0]
+    return plans[0] if options.peer is None else replace(plans[0], peers=(options.peer,))
 
 
 def _check_peer(recipe: Recipe, options: LaunchOptions) -> None:
@@ -259,35 +316,28 @@ class _Runs:
         return self._folder.peer_path(recipe.label, recipe.seed, peer)
 
 
-def _write_jobs(folder: RunFolder, recipes: list[Recipe], plan: Plan, options: LaunchOptions) -> list[Job]:
-    logs = folder.logs_path(recipes[0].label) / options.logs
-    logs.mkdir(parents=True, exist_ok=True)
-    jobs = []
-    for peers in plan.jobs:
-        left = [
-            recipe
-            for recipe in recipes
-            if not all(
-                (folder.peer_path(recipe.label, recipe.seed, peer) / results.RESULT).exists()
-                for peer in peers
-            )
-        ]
-        job = Job(
+def _jobs(out: Path, recipes: Sequence[Recipe], plan: Plan, options: LaunchOptions) -> list[Job]:
+    return [
+        Job(
             peer=peers[0],
             others=peers[1:],
-            recipes=tuple(left),
-            out=folder.path.resolve(),
-            logs=logs.resolve(),
+            recipes=tuple(recipes),
+            out=out.resolve(),
+            logs=(out / recipes[0].label / _LOGS / options.logs).resolve(),
             data_root=data_root(options.data_root).resolve(),
             device=options.device,
             read_test=options.read_test,
             store=options.store,
             trackers=options.trackers,
         )
-        for rank in range(plan.processes):
+        for peers in plan.jobs
+    ]
+
+
+def _write(jobs: Sequence[Job], *, ranks: int) -> None:
+    for job in jobs:
+        job.logs.mkdir(parents=True, exist_ok=True)
+        for rank in range(ranks):
             job.traceback_path(rank).unlink(missing_ok=True)
             job.error_path(rank).unlink(missing_ok=True)
         save_job(job)
-        if left:
-            jobs.append(job)
-    return jobs

@@ -1,8 +1,9 @@
 """The program that every process of every job runs: ``torchrun -m codistill.lab.rank JOB.json``.
 
-It trains the recipes of the job in turn, so that several runs share one start of PyTorch. With a second
-argument, ``--end-with-stdin``, it ends when its standard input does: the launcher holds the other end of that
-pipe, and however it dies, no job outlives it.
+It trains the recipes of the job in turn, so that several runs share one start of PyTorch; those that have
+finished in an earlier life of the job are left out. With a second argument, ``--end-with-stdin``, it ends
+when its standard input does: the launcher holds the other end of that pipe, and however it dies, no job
+outlives it.
 """
 
 import os
@@ -32,8 +33,12 @@ def main(arguments: list[str]) -> None:
     """Train what the job says; a failure leaves its traceback beside the job's log."""
     if END_WITH_STDIN in arguments:
         threading.Thread(target=_exit_at_end_of_stdin, daemon=True).start()
-    job = load_job(Path(arguments[0]))
     rank, ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    run_recorded(load_job(Path(arguments[0])), rank=rank, ranks=ranks)
+
+
+def run_recorded(job: Job, *, rank: int, ranks: int) -> None:
+    """Train as `run` does; a failure leaves its traceback, and what a user can mend, in the job's files."""
     try:
         run(job, rank=rank, ranks=ranks)
     except Exception as error:
@@ -44,7 +49,9 @@ def main(arguments: list[str]) -> None:
 
 
 def run(job: Job, *, rank: int, ranks: int) -> None:
-    """Train the recipes of a job in turn, on this process.
+    """Train the recipes of a job in turn, on this process; of those that have not finished.
+
+    Where a process group is there already, it is used, and left.
 
     Args:
         job: The job.
@@ -56,12 +63,17 @@ def run(job: Job, *, rank: int, ranks: int) -> None:
     """
     device = resolve_device(job.device, rank=rank)
     folder = RunFolder(job.out)
-    if ranks > 1:
+    # Before ranks wait for one another: none of them writes a result until all have looked.
+    left = job.unfinished()
+    makes_group = ranks > 1 and not dist.is_initialized()
+    if makes_group:
         dist.init_process_group(_backend(device, ranks=ranks))
+    elif device.type == "cuda" and dist.is_initialized():
+        torch.cuda.set_device(device)
     try:
         loaded: dict[str, Task] = {}
         meshes: dict[tuple[int, ...], DeviceMesh] = {}
-        for recipe in job.recipes:
+        for recipe in left:
             if recipe.task not in loaded:
                 loaded[recipe.task] = tasks.load(recipe.task, data_root=job.data_root)
             place = _place(job, recipe, folder, rank, meshes, device)
@@ -77,7 +89,7 @@ def run(job: Job, *, rank: int, ranks: int) -> None:
                 )
                 trainer.train(read_test=job.read_test)
     finally:
-        if ranks > 1:
+        if makes_group:
             dist.destroy_process_group()
 
 

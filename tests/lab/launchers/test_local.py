@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from codistill.errors import CodistillError, JobError
-from codistill.lab import folder, processes, visible_devices
+from codistill.lab import folder, visible_devices
 from codistill.lab.job import Job, save_job
-from codistill.lab.processes import run_jobs
+from codistill.lab.launchers import local, torchrun
+from codistill.lab.launchers.local import LocalLauncher
 from codistill.lab.recipe import Recipe
 
 pytestmark = pytest.mark.spawn
@@ -50,7 +51,7 @@ def test_a_failing_peer_ends_the_others_and_its_traceback_is_shown(tiny: Recipe,
     waiting = make_job(tmp_path, tiny, peer="a")
     failing = make_job(tmp_path, tiny, peer="b", device="warp")
     with pytest.raises(CodistillError, match="The job of peer 'b' failed with exit code 1") as caught:
-        run_jobs([waiting, failing], ranks=1, on_poll=lambda: None)
+        LocalLauncher().run([waiting, failing], ranks=1, on_poll=lambda: None)
     assert caught.value.peer == "b"
     assert "Traceback (most recent call last)" in str(caught.value)
     assert str(failing.log_path) in str(caught.value)
@@ -62,7 +63,7 @@ def test_a_job_that_dies_without_a_traceback_shows_the_end_of_its_log(tiny: Reci
     job = make_job(tmp_path, tiny, peer="a")
     job.path.write_text("{")
     with pytest.raises(CodistillError, match=r"a\.job\.json must hold JSON"):
-        run_jobs([job], ranks=1, on_poll=lambda: None)
+        LocalLauncher().run([job], ranks=1, on_poll=lambda: None)
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """Replace the jobs by commands: peer to program of Python."""
     programs: dict[str, str] = {}
     monkeypatch.setattr(
-        processes, "_command", lambda job, ranks: [sys.executable, "-c", programs.get(job.peer, "")]
+        torchrun, "command", lambda job, ranks: [sys.executable, "-c", programs.get(job.peer, "")]
     )
     return programs
 
@@ -84,7 +85,7 @@ def test_what_a_user_can_mend_is_said_without_its_traceback(
     job.traceback_path(0).write_text("Traceback of a rank that lost the other\n")
     commands["a"] = "raise SystemExit(1)"
     with pytest.raises(JobError) as caught:
-        run_jobs([job], ranks=2, on_poll=lambda: None)
+        LocalLauncher().run([job], ranks=2, on_poll=lambda: None)
     assert str(caught.value) == f"The job of peer 'a' failed: {said} Its log is {job.log_path}."
 
 
@@ -97,7 +98,7 @@ def test_of_several_ranks_the_one_that_failed_first_is_shown(
         os.utime(job.traceback_path(rank), (seconds, seconds))
     commands["a"] = "raise SystemExit(3)"
     with pytest.raises(JobError, match=r"failed with exit code 3\. .*\nTraceback of rank 1$"):
-        run_jobs([job], ranks=2, on_poll=lambda: None)
+        LocalLauncher().run([job], ranks=2, on_poll=lambda: None)
 
 
 @pytest.mark.parametrize(
@@ -112,14 +113,14 @@ def test_each_job_sees_its_own_devices_and_has_its_share_of_the_cores(
     expected: list[str],
 ) -> None:
     monkeypatch.setattr(visible_devices, "names", lambda: ("0", "1", "2", "3"))
-    monkeypatch.setattr(processes.provenance, "cores", lambda: 9)
+    monkeypatch.setattr(local.provenance, "cores", lambda: 9)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     jobs = [make_job(tmp_path, tiny, peer=peer, device=device) for peer in "ab"]
     for peer in "ab":
         commands[peer] = (
             "import os; e = os.environ; print(e.get('CUDA_VISIBLE_DEVICES', '-'), e['OMP_NUM_THREADS'])"
         )
-    run_jobs(jobs, ranks=2, on_poll=lambda: None)
+    LocalLauncher().run(jobs, ranks=2, on_poll=lambda: None)
     assert [job.log_path.read_text() for job in jobs] == [f"{devices} 2\n" for devices in expected]
 
 
@@ -131,7 +132,7 @@ def test_an_interrupt_ends_all_jobs(tiny: Recipe, tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_jobs(jobs, ranks=1, on_poll=interrupt_once_training)
+        LocalLauncher().run(jobs, ranks=1, on_poll=interrupt_once_training)
     assert [processes_of(job) for job in jobs] == [[], []]
 
 
@@ -141,9 +142,9 @@ def test_no_job_outlives_a_launcher_that_is_killed(tiny: Recipe, tmp_path: Path)
     program = (
         "import sys; from pathlib import Path\n"
         "from codistill.lab.job import load_job\n"
-        "from codistill.lab.processes import run_jobs\n"
+        "from codistill.lab.launchers.local import LocalLauncher\n"
         "metrics = Path(sys.argv[2])\n"
-        "run_jobs([load_job(Path(sys.argv[1]))], ranks=1,"
+        "LocalLauncher().run([load_job(Path(sys.argv[1]))], ranks=1,"
         " on_poll=lambda: metrics.exists() and print('training', flush=True))\n"
     )
     metrics = tmp_path / "alone" / "seed-3" / "a" / "metrics.jsonl"

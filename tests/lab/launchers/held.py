@@ -1,0 +1,82 @@
+"""A task whose training is cut off at a known update: once, in whichever peer comes there first.
+
+Where there is a file ``hold``, that peer takes it away, leaves the words of its process in ``held``, and
+waits to be ended; or, if ``hold`` says so, ends itself as a lost machine would.
+"""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from codistill.lab.recipe import Recipe
+from codistill.lab.tasks.base import Task, choose_model
+from codistill.lab.tasks.samples import Split
+
+UPDATE = 21
+
+
+class Net(nn.Module):
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+        self.folder, self.forwards = folder, 0
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.forwards += self.training
+        if self.forwards == UPDATE:
+            self._hold()
+        return self.layer(inputs)
+
+    def _hold(self) -> None:
+        try:
+            (self.folder / "hold").rename(self.folder / "taken")
+        except FileNotFoundError:
+            return
+        if (self.folder / "taken").read_text() == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        (self.folder / "held.new").write_text(json.dumps(sys.argv))
+        (self.folder / "held.new").rename(self.folder / "held")
+        while True:
+            signal.pause()
+
+
+class Held(Task):
+    models = ("net",)
+
+    @classmethod
+    def prepare(cls, data_root: Path) -> None:
+        pass
+
+    def __init__(self, data_root: Path) -> None:
+        self.folder = data_root
+        self.classes = 3
+        self.train, self.validation = _points(64, seed=0), _points(32, seed=1)
+
+    def test(self) -> Split:
+        return _points(32, seed=2)
+
+    def model(self, name: str | None = None, *, width: int | None = None) -> nn.Module:
+        choose_model(self, name)
+        return Net(self.folder)
+
+
+def _points(count: int, *, seed: int) -> Split:
+    inputs = torch.randn(count, 4, generator=torch.Generator().manual_seed(seed))
+    return Split(inputs=inputs, targets=inputs[:, :3].argmax(1))
+
+
+recipe = Recipe(
+    name="held",
+    task=f"{__file__}:Held",
+    peers=2,
+    updates=40,
+    batch_size=16,
+    interval_steps=5,
+    evaluate_every=10,
+    checkpoint_every=10,
+)
