@@ -1,9 +1,11 @@
 """What is public stays: a change here is a change for users, and wants a line in the changelog."""
 
+import ast
 import importlib
 import inspect
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -111,9 +113,10 @@ PUBLIC = {
 
 # Modules without __all__: what they define themselves.
 DEFINED = {
-    "codistill.errors": "CodistillError CodistillWarning DataMissingError ExchangeTimeout ExtraMissingError "
-    "JobError KeyMissingError PeerMismatchError PeerMissingError PeerTakenError RecipeError RunExistsError "
-    "SnapshotError SnapshotFormatError SnapshotIntegrityError SnapshotMismatchError StoreError",
+    "codistill.errors": "AdviceWarning CodistillError CodistillWarning DataMissingError ExchangeTimeout "
+    "ExtraMissingError JobError KeyMissingError PeerMismatchError PeerMissingError "
+    "PeerTakenError RecipeError RunExistsError SnapshotError SnapshotFormatError "
+    "SnapshotIntegrityError SnapshotMismatchError StoreError",
     "codistill.metrics": "agreement churn distance_from_initialisation mean_absolute_difference",
     "codistill.schedules": "AtDrops BurnIn Constant Cosine Exponential Linear apply as_schedule",
     "codistill.topologies": "All Directed KRegular Ring Star Topology as_topology",
@@ -123,7 +126,7 @@ SIGNATURES = {
     "Codistiller": "model exchange * distillation_loss weight burn_in_steps combine outputs_to_logits group",
     "Codistiller.loss": "self logits inputs * mask denominator",
     "Codistiller.predict": "self inputs * logits",
-    "Codistiller.step": "self * task_loss samples",
+    "Codistiller.step": "self * task_loss samples optimizer",
     "Codistiller.close": "self * publish timeout_s",
     "CheckpointExchange": "store * peer peers interval_steps topology lockstep snapshots teachers membership",
     "SnapshotOptions": "* codec keep publish_from signing_key_file metadata max_bytes",
@@ -195,6 +198,38 @@ def test_public_functions_and_classes_say_what_they_are() -> None:
                 assert inspect.getdoc(value), f"{module}.{name} has no docstring"
 
 
+def test_the_root_finds_names_where_type_checkers_are_told_they_are() -> None:
+    tree = ast.parse(Path(codistill.__file__).read_text())
+    told = {
+        alias.name: node.module
+        for block in tree.body
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert sorted([*told, "__version__"]) == codistill.__all__
+    for name, module in told.items():
+        if module == "codistill":
+            assert getattr(codistill, name) is importlib.import_module(f"codistill.{name}")
+            assert name in codistill._MODULES
+        else:
+            assert getattr(codistill, name) is getattr(importlib.import_module(module), name)
+            assert codistill._HOMES[name] == module.removeprefix("codistill.")
+    assert {*codistill._HOMES, *codistill._MODULES} == set(told)
+
+
+def test_dir_of_the_root_lists_what_has_not_been_used_yet() -> None:
+    assert set(codistill.__all__) <= set(dir(codistill))
+
+
+def test_a_name_that_the_root_does_not_have_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'codistill' has no attribute 'Codistiler'"):
+        codistill.Codistiler  # noqa: B018 - the look-up is what is tested
+    with pytest.raises(ImportError, match="cannot import name 'Codistiler' from 'codistill'"):
+        from codistill import Codistiler  # noqa: F401
+
+
 @pytest.mark.spawn
 def test_import_has_no_side_effect_and_needs_no_extra() -> None:
     program = """
@@ -205,7 +240,7 @@ extras = ("starlette", "uvicorn", "urllib3", "tyro", "rich")
 extras += ("sklearn", "matplotlib", "jinja2", "PIL", "scipy")
 for extra in extras:
     sys.modules[extra] = None
-import codistill
+from codistill import *
 assert dict(os.environ) == before[0]
 assert torch.equal(torch.random.get_rng_state(), before[1])
 assert random.getstate() == before[2]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from codistill import plugins
 from codistill.losses.logits import (
     check_classes,
     check_temperature,
@@ -275,11 +276,14 @@ def _centred_logit_mse(student_logits: Tensor, teacher_logits: Tensor, *, class_
 
 
 class _Known(NamedTuple):
-    """What is known of a function; of one that is not ours, nothing."""
+    """What is known of a function; of one that is not ours, only what a package's ``Divergence`` says."""
 
     function: DivergenceFunction
     acts_on: ActsOn | None = None
     takes_sparse: bool = False
+    is_pointwise: bool = True
+    temperature: float = 1.0
+    class_dim: int = -1
 
 
 _PRESETS = {
@@ -305,17 +309,20 @@ class Divergence:
 
     Args:
         name_or_function: ``"kl"``, ``"reverse_kl"``, ``"symmetric_kl"``, ``"jensen_shannon"``,
-            ``"soft_cross_entropy"``, ``"logit_mse"``, ``"centred_logit_mse"``, ``"bernoulli_kl"``, the
-            function behind one of them, or a function of your own.
+            ``"soft_cross_entropy"``, ``"logit_mse"``, ``"centred_logit_mse"``, ``"bernoulli_kl"``, a name
+            that an installed package declares in ``codistill.losses``, the function behind one of ours, or
+            a function of your own.
         temperature: Divisor of the logits, > 0; 1 where the loss acts on logits.
         class_dim: The dimension of the classes, such as 1 for [batch, classes, height, width].
+            Where a package's name stands for a ``Divergence``, 1 and -1 are those that it has.
         acts_on: What a function of your own looks at: ``"probabilities"`` (unchanged if a constant is
             added to a position's logits), ``"logits"`` (the default), or ``"one_logit"`` (no class
             dimension). Known for ours.
 
     Raises:
         TypeError: If ``name_or_function`` is neither a name nor callable.
-        ValueError: If the name is unknown, or the settings contradict one another.
+        ValueError: If the name is unknown, or the settings contradict one another; or if the package
+            that declares the name cannot be used.
 
     Example:
         >>> Divergence("kl", temperature=2.0)
@@ -358,6 +365,7 @@ class Divergence:
             )
         resolved = known.acts_on or acts_on or "logits"
         check_temperature(temperature)
+        temperature = known.temperature if temperature == 1 else temperature
         if resolved == "logits" and temperature != 1:
             raise ValueError(
                 f"temperature must be 1 for {name!r}, which acts on logits, got {temperature!r}. "
@@ -365,6 +373,7 @@ class Divergence:
             )
         if not isinstance(class_dim, int) or isinstance(class_dim, bool):
             raise TypeError(f"class_dim must be an int, got {class_dim!r}. -1 is the last dimension.")
+        class_dim = known.class_dim if class_dim == -1 else class_dim
         if resolved == "one_logit" and class_dim != -1:
             raise ValueError(
                 f"class_dim must be left out for {name!r}, which has one logit a position, got {class_dim}. "
@@ -376,7 +385,7 @@ class Divergence:
         object.__setattr__(self, "class_dim", class_dim)
         object.__setattr__(self, "acts_on", resolved)
         object.__setattr__(self, "takes_sparse", known.takes_sparse)
-        object.__setattr__(self, "is_pointwise", known.acts_on is not None)
+        object.__setattr__(self, "is_pointwise", known.is_pointwise)
 
     def __call__(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
         """Return the divergence of student from teacher, one value a position.
@@ -447,28 +456,22 @@ def as_divergence(divergence: str | DivergenceFunction | Divergence) -> Divergen
     """Return the ``Divergence`` that a name, a function or a ``Divergence`` stands for.
 
     Args:
-        divergence: One of our names, a function of student and teacher logits, or a ``Divergence``.
+        divergence: One of our names, a name that an installed package declares in ``codistill.losses``, a
+            function of student and teacher logits, or a ``Divergence``.
 
     Returns:
         A ``Divergence``; a bare function of your own acts on logits.
 
     Raises:
         TypeError: If it is neither a name nor callable.
-        ValueError: If the name is unknown.
+        ValueError: If the name is unknown, or the package that declares it cannot be used.
     """
     return divergence if isinstance(divergence, Divergence) else Divergence(divergence)
 
 
 def _resolve(name_or_function: str | DivergenceFunction) -> tuple[str, _Known]:
     if isinstance(name_or_function, str):
-        known = _PRESETS.get(name_or_function)
-        if known is None:
-            names = ", ".join(map(repr, sorted(_PRESETS)))
-            raise ValueError(
-                f"distillation_loss must be one of {names}, or a function, got {name_or_function!r}. "
-                "A function takes (student_logits, teacher_logits)."
-            )
-        return name_or_function, known
+        return name_or_function, _PRESETS.get(name_or_function) or _declared(name_or_function)
     if not callable(name_or_function):
         raise TypeError(
             f"distillation_loss must be a name, a function or a Divergence, got {name_or_function!r}. "
@@ -478,4 +481,29 @@ def _resolve(name_or_function: str | DivergenceFunction) -> tuple[str, _Known]:
         if known.function is name_or_function:
             return name, known
     own_name = getattr(name_or_function, "__name__", type(name_or_function).__name__)
-    return cast("str", own_name), _Known(name_or_function)
+    return cast("str", own_name), _Known(name_or_function, is_pointwise=False)
+
+
+def _declared(name: str) -> _Known:
+    """Return what an installed package declares under a name."""
+    plugin = plugins.find("codistill.losses", name)
+    if plugin is None:
+        there = ", ".join(map(repr, sorted({*_PRESETS, *plugins.names("codistill.losses")})))
+        raise ValueError(
+            f"distillation_loss must be one of {there}, or a function, got {name!r}. "
+            "A function takes (student_logits, teacher_logits)."
+        )
+    found = plugin.load()
+    if isinstance(found, Divergence):
+        return _Known(
+            found.function,
+            found.acts_on,
+            takes_sparse=found.takes_sparse,
+            is_pointwise=found.is_pointwise,
+            temperature=found.temperature,
+            class_dim=found.class_dim,
+        )
+    # A class is callable too, but what it makes is no tensor.
+    if isinstance(found, type) or not callable(found):
+        raise plugin.refusal("be a Divergence or a function of student and teacher logits", found)
+    return _Known(found, is_pointwise=False)

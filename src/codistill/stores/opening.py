@@ -3,10 +3,9 @@
 import os
 from urllib.parse import unquote
 
+from codistill import plugins
 from codistill.stores.base import Store
 from codistill.stores.directory import DirectoryStore
-from codistill.stores.remote import REMOTE_SCHEMES, RemoteStore
-from codistill.stores.sftp import SFTP_SCHEMES, SftpStore
 from codistill.stores.urls import SCHEME
 
 
@@ -21,6 +20,9 @@ def open_store(store: str | os.PathLike[str] | Store, *, is_read_only: bool = Fa
     ``memory://name``             this process, for peers that are its threads
     ============================  ====================================================
 
+    Other packages add schemes as entry points of the group ``codistill.stores``, each a class or function
+    that is called with the URL and returns a `Store`, whether it is to be read only or not.
+
     Credentials come from where the backend finds them: for S3 the environment, the AWS configuration or
     the machine's role; for GCS the application default credentials; for SFTP the agent, the keys in
     ``~/.ssh`` or the URL, as in ``sftp://user:password@host/path``.
@@ -31,7 +33,8 @@ def open_store(store: str | os.PathLike[str] | Store, *, is_read_only: bool = Fa
 
     Raises:
         TypeError: If it is none of these.
-        ValueError: If it is empty, or a URL of another kind.
+        ValueError: If it is empty, or a URL of another kind; or if the package that declares its scheme
+            cannot be used.
         ExtraMissingError: If the package that speaks to this kind of store is not installed.
         StoreError: If the store cannot be reached, or not be written to, or has no atomic create; or, if
             it is to be read only, is not there.
@@ -59,16 +62,34 @@ def open_store(store: str | os.PathLike[str] | Store, *, is_read_only: bool = Fa
     scheme = match[1].lower()
     if scheme == "file":
         return DirectoryStore(_path_of_file_url(path), is_read_only=is_read_only)
+    return _open_url(scheme, path, is_read_only=is_read_only)
+
+
+def _open_url(scheme: str, url: str, *, is_read_only: bool) -> Store:
+    # Imported here: fsspec and what it brings are nothing to a run that meets in a folder.
+    from codistill.stores.remote import REMOTE_SCHEMES, RemoteStore
+    from codistill.stores.sftp import SFTP_SCHEMES, SftpStore
+
     if scheme in SFTP_SCHEMES:
-        return SftpStore(path, is_read_only=is_read_only)
+        return SftpStore(url, is_read_only=is_read_only)
     if scheme in REMOTE_SCHEMES:
-        return RemoteStore(path, is_read_only=is_read_only)
+        return RemoteStore(url, is_read_only=is_read_only)
     # The URL itself stays out of the messages: it may hold credentials.
-    known = ", ".join(f"{name}://" for name in sorted({"file", *SFTP_SCHEMES, *REMOTE_SCHEMES}))
-    raise ValueError(
-        f"store must be a path, a Store, or a URL of {known}, got a '{scheme}://' URL. "
-        "Mount it and give its path, or pass a Store of your own that passes codistill.testing.StoreContract."
-    )
+    plugin = plugins.find("codistill.stores", scheme)
+    if plugin is None:
+        ours = {"file", *SFTP_SCHEMES, *REMOTE_SCHEMES}
+        known = ", ".join(f"{name}://" for name in sorted({*ours, *plugins.names("codistill.stores")}))
+        raise ValueError(
+            f"store must be a path, a Store, or a URL of {known}, got a '{scheme}://' URL. Mount it and give "
+            "its path, or pass a Store of your own that passes codistill.testing.StoreContract."
+        )
+    opener = plugin.load()
+    if not callable(opener):
+        raise plugin.refusal("be a class or function that takes a URL", opener)
+    opened = opener(url)
+    if not isinstance(opened, Store):
+        raise plugin.refusal("return a Store", opened)
+    return opened
 
 
 def _path_of_file_url(url: str) -> str:

@@ -1,5 +1,6 @@
 """What models are trained on: data, model and metric; one file and one row here each.
 
+Other packages add tasks as entry points of the group ``codistill.tasks``, each a class of `base.Task`.
 Nothing is imported before it is asked for, so that the names can be listed without loading PyTorch.
 """
 
@@ -7,6 +8,7 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from codistill import plugins
 from codistill.errors import RecipeError
 from codistill.lab.own_file import is_in_own_file, load_from_file
 
@@ -34,8 +36,8 @@ _TASKS = {
 
 
 def names() -> tuple[str, ...]:
-    """Return the names of all tasks, sorted."""
-    return tuple(sorted(_TASKS))
+    """Return the names of all tasks, sorted, with those that installed packages declare."""
+    return tuple(sorted({*_TASKS, *plugins.names("codistill.tasks")}))
 
 
 def is_own(name: str) -> bool:
@@ -52,6 +54,7 @@ def load(name: str, *, data_root: Path) -> "Task":
 
     Raises:
         RecipeError: If there is no such task.
+        ValueError: If the package that declares it cannot be used.
         DataMissingError: If its data are not under ``data_root``.
         ExtraMissingError: If a package that reads the data is not installed.
     """
@@ -63,11 +66,25 @@ def task_class(name: str) -> "type[Task]":
 
     Raises:
         RecipeError: If there is no such task.
+        ValueError: If the package that declares it cannot be used.
     """
     if is_own(name):
         return cast("type[Task]", load_from_file(name, what="task"))
     if name not in _TASKS:
-        raise RecipeError(f"task must be one of {', '.join(names())}, got {name!r}.")
+        return _declared(name)
     module, _, attribute = _TASKS[name].partition(":")
     found = getattr(importlib.import_module(f"codistill.lab.tasks.{module}"), attribute)
     return cast("type[Task]", found)
+
+
+def _declared(name: str) -> "type[Task]":
+    """Return the task that an installed package declares under a name."""
+    from codistill.lab.tasks.base import Task
+
+    plugin = plugins.find("codistill.tasks", name)
+    if plugin is None:
+        raise RecipeError(f"task must be one of {', '.join(names())}, got {name!r}.")
+    found = plugin.load()
+    if not (isinstance(found, type) and issubclass(found, Task)):
+        raise plugin.refusal("be a class of codistill.lab.tasks.base.Task", found)
+    return found

@@ -1,0 +1,1 @@
+"""A loss, a store and a task for codistill."""
