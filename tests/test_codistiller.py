@@ -1016,11 +1016,15 @@ def test_a_setting_that_does_not_help_is_said_once_and_told_to_others(store):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=1e-3)
     inputs = make_inputs()
     given = []
-    with pytest.warns(AdviceWarning, match="weight decay is still 0.001") as caught:
+
+    def train():
         for step in range(260):
             optimizer.param_groups[0]["lr"] = 0.1 if step < 40 else 0.01
             codistiller.loss(model(inputs), inputs)
-            given += codistiller.step(task_loss=1.0, optimizer=optimizer).advice
+            given.extend(codistiller.step(task_loss=1.0, optimizer=optimizer).advice)
+
+    with pytest.warns(AdviceWarning, match="weight decay is still 0.001") as caught:
+        train()
     assert caught[0].filename == __file__
     assert len(caught) == len(given) == 1
     codistiller.close()
