@@ -322,7 +322,7 @@ def _train_two_widths(folder, name, rank, ranks, *, topology):
     return history
 
 
-# A world of two ranks, which are peer "a", beside a peer "b" that the scenarios publish for
+# The world of two ranks, which are peer "a" now, beside a peer "b" that the scenarios publish for
 
 
 def running_free(folder, name, rank, ranks):
@@ -718,27 +718,26 @@ def replaced_before_it_is_read(folder, name, rank, ranks):
     return found
 
 
-WORLDS = {
-    "a": [unequal_ranks, two_architectures, the_wide_one_teaches],
-    "b": [unequal_ranks, two_architectures, the_wide_one_teaches],
-    "d": [unequal_ranks],
-    "two": [
-        running_free,
-        stores_that_fail_a_write,
-        reads_that_fail,
-        mistakes_in_the_background,
-        ends,
-        resumed_while_running_free,
-        resumed_in_lockstep,
-        starting_with_peers,
-        kinds_of_training,
-        other_ways_to_hold_a_model,
-        weights_that_cannot_be_published,
-        signed,
-        taken_over,
-        replaced_before_it_is_read,
-    ],
-}
+# Of peers that meet one another.
+TOGETHER = [unequal_ranks, two_architectures, the_wide_one_teaches]
+# Of the world of two ranks alone, which starting another would take seconds.
+ALONE = [
+    running_free,
+    stores_that_fail_a_write,
+    reads_that_fail,
+    mistakes_in_the_background,
+    ends,
+    resumed_while_running_free,
+    resumed_in_lockstep,
+    starting_with_peers,
+    kinds_of_training,
+    other_ways_to_hold_a_model,
+    weights_that_cannot_be_published,
+    signed,
+    taken_over,
+    replaced_before_it_is_read,
+]
+WORLDS = {"a": TOGETHER, "b": [*TOGETHER, *ALONE], "d": [unequal_ranks]}
 
 
 def main(world, rank, ranks, folder):
@@ -755,7 +754,7 @@ def main(world, rank, ranks, folder):
         )
     results = {}
     for scenario in WORLDS[world]:
-        name = "a" if world == "two" else world
+        name = "a" if scenario in ALONE else world
         results[scenario.__name__] = scenario(folder / scenario.__name__, name, rank, ranks)
     torch.save(results, folder / f"{world}-{rank}.pt")
 

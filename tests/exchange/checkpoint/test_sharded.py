@@ -36,13 +36,17 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def trio(start_world, tmp_path_factory):
-    """Results of peers of 1, 2 and 4 ranks, by scenario, peer and rank."""
-    folder = tmp_path_factory.mktemp("trio")
+def results(start_world, folder):
+    """Results of peers of 1, 2 and 4 ranks, by peer, rank and scenario."""
     worlds = {
         name: start_world(PROGRAM, name, ranks, folder) for name, ranks in (("a", 1), ("b", 2), ("d", 4))
     }
-    results = {name: world.results() for name, world in worlds.items()}
+    return {name: world.results() for name, world in worlds.items()}
+
+
+@pytest.fixture(scope="module")
+def trio(results):
+    """Results of the three, by scenario, peer and rank."""
     return {
         scenario: {
             name: [rank[scenario] for rank in of_peer]
@@ -54,9 +58,9 @@ def trio(start_world, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def two(start_world, folder):
+def two(results):
     """Results of both ranks of one peer, by scenario."""
-    first, second = start_world(PROGRAM, "two", 2, folder).results()
+    first, second = results["b"]
     return {scenario: (first[scenario], second[scenario]) for scenario in first}
 
 
