@@ -43,12 +43,6 @@ def finished(
     return out, told
 
 
-@pytest.fixture
-def copy(finished: tuple[RunFolder, object], tmp_path: Path) -> RunFolder:
-    """A copy of that run, to be changed."""
-    return RunFolder(shutil.copytree(finished[0].path, tmp_path / "copy"))
-
-
 def test_two_peers_are_two_processes_that_learn_from_each_other(
     finished: tuple[RunFolder, list[tuple[str, int, int]]],
 ) -> None:
@@ -82,32 +76,27 @@ def test_the_store_of_the_first_seed_is_kept_and_holds_the_last_weights(
     assert sum(tensor.numel() for tensor in state.values()) == 26122
 
 
-def test_a_lockstep_run_that_was_cut_off_goes_on_bit_for_bit(
-    copy: RunFolder, bits_of: Callable[[Path], list[object]]
+def test_a_run_that_was_cut_off_goes_on_bit_for_bit_and_one_without_a_checkpoint_starts_again(
+    finished: tuple[RunFolder, object], tmp_path: Path, bits_of: Callable[[Path], list[object]]
 ) -> None:
-    whole = [one for one in copy.results() if one.seed == 3]
-    paths = [copy.peer_path("codistillation", 3, peer) for peer in "ab"]
-    before = [bits_of(path) for path in paths]
+    copy = RunFolder(shutil.copytree(finished[0].path, tmp_path / "copy"))
+    whole = copy.results()
+    cut_off = [copy.peer_path("codistillation", 3, peer) for peer in "ab"]
+    before = [bits_of(path) for path in cut_off]
     # As if both had been killed in the last update: the newest checkpoint is of update 32.
-    for path in paths:
+    for path in cut_off:
         (path / "result.json").unlink()
         (path / "test_scores.npy").unlink()
-    resumed = launch(copy, [copy.arms[0]])
-    assert [bits_of(path) for path in paths] == before
-    for one, other in zip(whole, resumed, strict=True):
+    lost = copy.peer_path("codistillation", 4, "b")
+    (lost / "result.json").unlink()
+    (lost / "checkpoint.pt").unlink()
+    again = launch(copy, [replace(copy.arms[0], seed=seed) for seed in (3, 4)])
+    assert [bits_of(path) for path in cut_off] == before
+    for one, other in zip(whole, again, strict=True):
         assert other.validation_nll == one.validation_nll
         assert other.distance == one.distance
         assert other.teacher_samples == one.teacher_samples
-
-
-def test_a_run_whose_peer_has_no_checkpoint_starts_again(copy: RunFolder) -> None:
-    whole = [one for one in copy.results() if one.seed == 3]
-    path = copy.peer_path("codistillation", 3, "b")
-    (path / "result.json").unlink()
-    (path / "checkpoint.pt").unlink()
-    again = launch(copy, [copy.arms[0]])
-    assert [one.validation_nll for one in again] == [one.validation_nll for one in whole]
-    assert again[0].seconds != whole[0].seconds
+    assert again[2].seconds != whole[2].seconds
 
 
 def test_arms_of_one_shape_share_a_launch_and_finished_runs_are_not_trained_again(
