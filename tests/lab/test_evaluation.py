@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torchmetrics.functional.classification import binary_calibration_error
 
-from codistill.lab.evaluation import score
+from codistill.lab.evaluation import Scores, score
 from codistill.lab.tasks.images.digits import Digits
 from codistill.lab.tasks.samples import Split
 
@@ -36,3 +37,24 @@ def test_a_model_is_scored_in_eval_mode_and_handed_back_in_train_mode(task: Digi
     score(model, split, task=task, device=torch.device("cpu"))
     assert torch.equal(model[0].running_mean, before)
     assert model.training
+
+
+@pytest.mark.parametrize("scale", [0.1, 2.0, 30.0])
+def test_the_calibration_error_is_that_of_torchmetrics(scale: float) -> None:
+    torch.manual_seed(0)
+    log_probabilities = (scale * torch.randn(500, 4)).log_softmax(dim=-1)
+    confidences, labels = log_probabilities.max(dim=-1)
+    # On an edge of the bins, and at their end.
+    confidences = torch.cat([confidences.exp().clamp(max=1.0), torch.tensor([0.2, 1.0, 1.0, 0.0])])
+    labels, targets = torch.cat([labels, torch.zeros(4).long()]), torch.randint(4, (504,))
+    scores = Scores(
+        accuracy=0.0,
+        nll=0.0,
+        targets=targets,
+        labels=labels,
+        confidences=confidences,
+        target_log_probabilities=torch.zeros(504),
+        log_probabilities=None,
+    )
+    expected = binary_calibration_error(confidences, (labels == targets).long(), n_bins=15, norm="l1")
+    assert scores.calibration_error() == pytest.approx(float(expected), abs=1e-6)

@@ -6,6 +6,7 @@ replaced by a class drawn uniformly from all ten (so about 2% of all labels are 
 test labels stay as they are. Split and replaced labels are the same for every arm, peer and seed.
 """
 
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from typing_extensions import override
 
 from codistill.extras import check_installed, require
 from codistill.lab.tasks.base import Task, choose_model
+from codistill.lab.tasks.cache import Array, cached_arrays
 from codistill.lab.tasks.images.mlp import mlp
 from codistill.lab.tasks.samples import Split
 
@@ -39,11 +41,10 @@ class Digits(Task):
 
     @override
     def __init__(self, data_root: Path) -> None:
-        bunch = require("sklearn.datasets", "lab").load_digits()
+        scans = cached_arrays(f"digits-{version('scikit-learn')}", _read_scans)
         # The old generator: NumPy has promised that its numbers will never change.
         random = np.random.RandomState(SEED)
-        pixels = (bunch.data / 16).astype(np.float32)
-        labels = bunch.target.astype(np.int64)
+        pixels, labels = scans["pixels"], scans["labels"]
         order = random.permutation(len(labels))
         train, validation, self._test = np.split(order, [len(order) * 4 // 10, len(order) * 5 // 10])
         self.classes = 10
@@ -63,6 +64,12 @@ class Digits(Task):
 
     def _split(self, rows: "np.ndarray", labels: "np.ndarray") -> Split:
         return Split(inputs=torch.from_numpy(self._pixels[rows]), targets=torch.from_numpy(labels))
+
+
+def _read_scans() -> dict[str, Array]:
+    # Importing scikit-learn takes longer than a short run.
+    bunch = require("sklearn.datasets", "lab").load_digits()
+    return {"pixels": (bunch.data / 16).astype(np.float32), "labels": bunch.target.astype(np.int64)}
 
 
 def _replace_fifth(labels: "np.ndarray", random: np.random.RandomState) -> "np.ndarray":
