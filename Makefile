@@ -1,11 +1,13 @@
 # make demo, make test: each sets up .venv if need be. PYTHON names another interpreter than python3.
 PYTHON ?= python3
 VENV ?= .venv
+# Many tests wait for real processes: a core has more than one in hand.
+TESTS ?= 3
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format coverage bench-step bench-exchange bench-codecs bench-losses bench-server bench-trainer recipes reproduction fuzz naive-reader faults network clean
+.PHONY: help setup demo test check format coverage bench-step bench-exchange bench-codecs bench-losses bench-server bench-trainer recipes reproduction fuzz naive-reader faults network choosing docs clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -21,8 +23,8 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## train all arms of the demo, print the table, write runs/demo/report.html
 	$(BIN)/codistill demo --out runs/demo --overwrite
 
-test: $(READY)  ## run every test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+test: $(READY)  ## run every test, files side by side: TESTS of them
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TESTS) --dist loadfile
 
 check: $(READY)  ## formatting, lint, types and layers
 	$(BIN)/ruff format --check .
@@ -72,6 +74,13 @@ faults: $(READY)  ## kill peers, break files, take the store away, for an hour; 
 
 network: $(READY)  ## train on two hosts joined by a slow link, as root, for half an hour; write docs/network.md
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/network.py --json docs/results/network.json --page docs/network.md
+
+choosing: $(READY)  ## train one setting at a time around the recipe digits; write the tables of docs/choosing.md
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/choosing.py --json docs/results/choosing.json --page docs/choosing.md
+
+docs: $(READY)  ## build the site into build/site; a warning fails
+	$(BIN)/python docs/stage.py build/pages
+	$(BIN)/zensical build --strict --clean
 
 clean:  ## remove the environment and the caches, not runs/
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

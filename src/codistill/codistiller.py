@@ -479,7 +479,8 @@ class Codistiller:
             Evidence(
                 step=self._tally.step,
                 task_loss=None if task_loss is None else float(task_loss),
-                weighted_term=None if term is None else float(term),
+                # Of one that has diverged it has been said already.
+                weighted_term=None if term is None or self._guard.factor < 1.0 else float(term),
                 agreement=self._agreement.last,
                 teachers=exchange.teachers,
                 interval_steps=None if exchange.is_collective else exchange.interval_steps,

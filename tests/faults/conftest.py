@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from codistill import CheckpointExchange, Codistiller
-from codistill.errors import CodistillWarning
+from codistill.errors import AdviceWarning, CodistillWarning
 from codistill.stores.memory import MemoryStore
 from codistill.testing import FakeClock, FaultyStore, InlineBackground
 
@@ -56,6 +56,7 @@ class Student:
         """Make steps; return the warnings."""
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", CodistillWarning)
+            warnings.simplefilter("ignore", AdviceWarning)
             self.step(steps, **told)
         return [str(warning.message) for warning in caught]
 

@@ -13,6 +13,9 @@ from codistill.exchange.checkpoint.membership import Membership
 from codistill.exchange.teacher_options import TeacherOptions
 from codistill.testing import run_peers
 
+# What breaks is looked at here, not what settings would teach more.
+pytestmark = pytest.mark.filterwarnings("ignore::codistill.errors.AdviceWarning")
+
 # Silence
 
 

@@ -13,6 +13,9 @@ from codistill.stores.memory import MemoryStore
 from codistill.testing import FaultyStore
 from faults import room
 
+# What breaks is looked at here, not what settings would teach more.
+pytestmark = pytest.mark.filterwarnings("ignore::codistill.errors.AdviceWarning")
+
 # A store that has failed often is given three intervals at a time to recover.
 RECOVERY_INTERVALS = 6
 

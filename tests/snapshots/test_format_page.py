@@ -99,6 +99,11 @@ def publish(state, tensors, aliases, shards, *, codec="exact"):
         distillation_loss=None,
         state="running",
         reading={"b": (0, 3)},
+        weight=1.0,
+        agreement={"b": 0.75},
+        ages={"b": 10},
+        stall_s=0.25,
+        running_s=60.5,
     )
     return {
         RUN_KEY: Run(run_id=manifest.run_id).to_json(),
@@ -202,7 +207,7 @@ def fields_of(value):
         return set().union(*map(fields_of, value))
     if not isinstance(value, dict):
         return set()
-    users = ("metadata", "aliases", "reading")
+    users = ("metadata", "aliases", "reading", "agreement", "ages")
     return set(value).union(*(fields_of(inner) for name, inner in value.items() if name not in users))
 
 

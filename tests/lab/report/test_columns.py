@@ -84,6 +84,4 @@ def test_advice_that_was_given_while_training_is_a_note_of_its_arm(clicks):
     first, *others = clicks.rows
     advised = replace(first, models=2, seeds=3, advised=4, advice=("Lower weight.", "Lower weight decay."))
     (note,) = set(footnotes(replace(clicks, rows=(advised, *others)))) - set(footnotes(clicks))
-    assert note == (
-        f"{first.arm}: advice given while training, to 4 of 6: Lower weight. Lower weight decay."
-    )
+    assert note == (f"{first.arm}: advice given while training, to 4 of 6: Lower weight. Lower weight decay.")
