@@ -24,7 +24,7 @@ demo: $(READY)  ## train all arms of the demo, print the table, write runs/demo/
 	$(BIN)/codistill demo --out runs/demo --overwrite
 
 test: $(READY)  ## run every test, files side by side: TESTS of them
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TESTS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TESTS) --dist loadfile --no-loadscope-reorder
 
 check: $(READY)  ## formatting, lint, types and layers
 	$(BIN)/ruff format --check .

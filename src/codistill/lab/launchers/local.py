@@ -1,4 +1,4 @@
-"""Jobs as processes of this machine, started by torchrun's own launcher."""
+"""Jobs as processes of this machine."""
 
 import subprocess
 import time
