@@ -220,7 +220,8 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("reader")
     (folder / "examples").symlink_to(ROOT / "examples")
     environment = {
-        **os.environ,
+        # The tests' own may be run where something says how wide a terminal is.
+        **{name: value for name, value in os.environ.items() if name != "COLUMNS"},
         "OMP_NUM_THREADS": "1",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
