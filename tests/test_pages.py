@@ -50,8 +50,6 @@ def test_make_targets_that_pages_name_exist(page: Path) -> None:
 
 def test_every_python_file_that_architecture_names_exists() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
-    names = {path.name for path in (ROOT / "src").rglob("*.py")} | {
-        path.name for path in (ROOT / "tests").rglob("*.py")
-    }
+    names = {path.name for folder in ("src", "tests", "docs") for path in (ROOT / folder).rglob("*.py")}
     for named in re.findall(r"`(?:[a-z_]+/)*([a-z_]+\.py)`", text):
         assert named in names, named

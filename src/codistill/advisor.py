@@ -30,9 +30,11 @@ class Evidence:
     task_loss: float | None
     """Of this step; None if it is not told."""
     weighted_term: float | None
-    """The distillation loss as it was added to it; None if there was none."""
+    """The distillation loss as it was added to it; None if there was none, or if it is not 0 where the
+    models agree."""
     agreement: Mapping[str, float]
-    """By teacher, at which share of the positions it and the student choose the same class."""
+    """By teacher, at which share of the positions it and the student choose the same class, of several, at
+    this step; empty if that was not measured."""
     teachers: Mapping[str, TeacherInfo]
     """The teachers in use."""
     interval_steps: int | None
@@ -99,21 +101,24 @@ class Advisor:
         self._looks_at_same_decay = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what has been said, so that a life that follows does not say it again."""
-        return {"said": dict(self._said)}
+        """Return what has been said, so that a life that follows does not say it again; and where it began."""
+        return {"said": dict(self._said), "first_task_loss": self._first_task_loss}
 
     @classmethod
     def from_fields(cls, fields: Fields) -> Self:
-        """Return an advisor that has said what ``state_dict`` was taken of.
+        """Return an advisor that goes on from what ``state_dict`` was taken of.
 
         Raises:
-            ValueError: If that is no text.
+            ValueError: If what was said is no text, or the first task loss no number.
         """
         advisor = cls()
         advisor._said = {
             subject: as_string(sentence, f"{fields.name}.said[{subject!a}]")
             for subject, sentence in fields.items("said", limit=_MOST_SAID)
         }
+        # A state of before it was kept lacks it.
+        if fields.has("first_task_loss"):
+            advisor._first_task_loss = fields.number_or_none("first_task_loss")
         return advisor
 
     @property
@@ -231,5 +236,6 @@ def largest(optimizer: Any, name: str) -> float | None:
         optimizer: A ``torch.optim.Optimizer``, or what wraps one and has its ``param_groups``.
         name: "lr", say.
     """
-    values = [float(group[name]) for group in optimizer.param_groups if name in group]
+    # Adafactor's learning rate may be None: it finds its own.
+    values = [float(group[name]) for group in optimizer.param_groups if group.get(name) is not None]
     return max(values, default=None)

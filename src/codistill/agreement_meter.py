@@ -61,13 +61,14 @@ class AgreementMeter:
                 known = self._found.get(prediction.peer)
                 self._found[prediction.peer] = found if known is None else known.to(found) + found
 
-    def read(self) -> None:
-        """Turn what was measured at the step that has ended into numbers."""
+    def read(self) -> Mapping[str, float]:
+        """Turn what was measured at the step that has ended into numbers, and return them, by teacher."""
         if not self._found:
-            return
+            return {}
         counts = {peer: found.tolist() for peer, found in self._found.items()}
         self._found = {}
         self._last = {peer: same / positions for peer, (same, positions) in counts.items() if positions}
+        return self._last
 
 
 def _same_and_all(divergence: Divergence, logits: Tensor, target: Target, mask: Tensor | None) -> Tensor:

@@ -25,7 +25,12 @@ from codistill.exchange.base import (
     TeacherInfo,
     check_inputs,
 )
-from codistill.losses.divergences import Divergence, DivergenceFunction, as_divergence
+from codistill.losses.divergences import (
+    Divergence,
+    DivergenceFunction,
+    as_divergence,
+    soft_cross_entropy,
+)
 from codistill.losses.targets import Combine, DenseTarget, distillation_term, validate_combine
 from codistill.parallel.group import PeerGroup, PeerRanks
 from codistill.schedules import BurnIn, Schedule, as_schedule
@@ -473,15 +478,16 @@ class Codistiller:
         if not (self._guard.is_due and self._has_begun):
             return ()
         self._watch_term()
-        self._agreement.read()
-        exchange = self._exchange
+        agreement, divergence, exchange = self._agreement.read(), self._divergence, self._exchange
+        # Of a diverged one it has been said already; a cross-entropy of equals is their entropy, not 0.
+        is_distance = self._guard.factor == 1.0 and divergence.function is not soft_cross_entropy
         advice = self._advisor.look(
             Evidence(
                 step=self._tally.step,
                 task_loss=None if task_loss is None else float(task_loss),
-                # Of one that has diverged it has been said already.
-                weighted_term=None if term is None or self._guard.factor < 1.0 else float(term),
-                agreement=self._agreement.last,
+                weighted_term=None if term is None or not is_distance else float(term),
+                # What is rare, such as a click, is below one half to all models, however they differ.
+                agreement={} if divergence.acts_on == "one_logit" else agreement,
                 teachers=exchange.teachers,
                 interval_steps=None if exchange.is_collective else exchange.interval_steps,
                 learning_rate=None if optimizer is None else largest(optimizer, "lr"),

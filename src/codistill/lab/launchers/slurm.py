@@ -186,7 +186,7 @@ def _record(job: Job) -> Path:
 
 
 def _how(job_id: str, error: Exception | None) -> str:
-    said = "" if error is None else str(error).strip().splitlines()[0]
+    said = "" if error is None else next(iter(str(error).strip().splitlines()), "")
     return f"as job {job_id} of Slurm ({said})" if said else f"as job {job_id} of Slurm"
 
 
