@@ -63,7 +63,7 @@ def test_nothing_is_said_of_a_training_of_which_little_is_known():
     ("changes", "what", "setting"),
     [
         (
-            {"agreement": {"b": 0.999, "c": 0.985}},
+            {"agreement": {"b": 0.999, "c": 0.985}, "task_loss": None},
             "same class at 99.2% of the positions",
             "PartitionedSampler",
         ),
@@ -75,6 +75,12 @@ def test_what_does_not_help_is_said_once_with_the_setting_to_change(changes, wha
     (sentence,) = said(*[evidence(**changes)] * 30)
     assert what in sentence
     assert setting in sentence
+
+
+def test_models_that_agree_since_they_have_learnt_nothing_are_left_alone():
+    assert said(*[evidence(agreement={"b": 1.0})] * 30) == []
+    learnt = evidence(agreement={"b": 1.0}, task_loss=0.5)
+    assert len(said(*[evidence(agreement={"b": 1.0})] * LOOKS, *[learnt] * LOOKS)) == 1
 
 
 def test_a_few_looks_say_nothing_of_agreement_and_weight():
@@ -141,17 +147,33 @@ def test_no_weight_decay_need_not_be_lowered():
 def test_all_that_was_said_is_kept():
     advisor = Advisor()
     for _ in range(LOOKS):
-        advisor.look(evidence(agreement={"b": 1.0}, weighted_term=2.0))
+        advisor.look(evidence(weighted_term=2.0))
+    for _ in range(LOOKS):
+        advisor.look(evidence(agreement={"b": 1.0}, task_loss=0.5))
     assert len(advisor.advice) == 2
 
 
 def test_what_an_earlier_life_has_said_is_not_said_again():
     advisor = Advisor()
     for _ in range(LOOKS):
-        advisor.look(evidence(agreement={"b": 1.0}))
+        advisor.look(evidence(agreement={"b": 1.0}, task_loss=None))
     resumed = Advisor.from_fields(Fields(json.loads(json.dumps(advisor.state_dict())), "advice"))
     assert resumed.advice == advisor.advice != ()
-    assert [resumed.look(evidence(agreement={"b": 1.0})) for _ in range(LOOKS)] == [()] * LOOKS
+    again = evidence(agreement={"b": 1.0}, task_loss=None)
+    assert [resumed.look(again) for _ in range(LOOKS)] == [()] * LOOKS
+
+
+def test_a_life_that_follows_knows_the_first_task_loss():
+    advisor = Advisor()
+    for _ in range(LOOKS):
+        advisor.look(evidence())
+    resumed = Advisor.from_fields(Fields(json.loads(json.dumps(advisor.state_dict())), "advice"))
+    late = evidence(task_loss=0.1)
+    assert [resumed.look(late) for _ in range(LOOKS)] == [()] * LOOKS
+
+
+def test_a_state_without_the_first_task_loss_is_read():
+    assert Advisor.from_fields(Fields({"said": {"weight": "Lower it."}}, "advice")).advice == ("Lower it.",)
 
 
 def test_a_state_that_is_no_text_is_refused():
@@ -168,3 +190,10 @@ def test_the_largest_option_over_all_groups_is_looked_at():
     optimizer = torch.optim.SGD(groups, lr=0.2)
     assert (largest(optimizer, "lr"), largest(optimizer, "weight_decay")) == (0.5, 0.1)
     assert largest(optimizer, "nothing") is None
+
+
+def test_an_option_that_is_none_is_left_out():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.2)
+    # As Adafactor of Transformers has it.
+    optimizer.param_groups[0]["lr"] = None
+    assert largest(optimizer, "lr") is None

@@ -79,9 +79,12 @@ def test_other_steps_cost_nothing_and_change_nothing(step):
     assert measured(one_hot(0), step=step, b=DenseTarget(one_hot(0))) == {}
 
 
-def test_what_was_read_last_stays():
+def test_what_was_read_last_stays_but_is_read_once():
     meter = AgreementMeter()
     meter.observe(Divergence("kl"), one_hot(0), predictions(b=DenseTarget(one_hot(0))), None, step=DUE)
-    meter.read()
-    meter.read()
+    assert [dict(meter.read()), dict(meter.read())] == [{"b": 1.0}, {}]
     assert dict(meter.last) == {"b": 1.0}
+
+
+def test_what_cannot_be_compared_is_left_out():
+    assert measured(one_hot(0, 1), b=DenseTarget(one_hot(0, 1, 2))) == {}

@@ -1,3 +1,4 @@
+import copy
 import io
 import json
 import math
@@ -14,6 +15,7 @@ from codistill.errors import AdviceWarning, CodistillWarning, PeerTakenError, Ru
 from codistill.exchange.checkpoint import CheckpointExchange, Membership, load_snapshot
 from codistill.exchange.teacher_options import TeacherOptions
 from codistill.losses.divergences import Divergence
+from codistill.schedules import AtDrops
 from codistill.snapshots.status import Status
 from codistill.stores.memory import MemoryStore
 from codistill.testing.clock import FakeClock
@@ -1030,3 +1032,38 @@ def test_a_setting_that_does_not_help_is_said_once_and_told_to_others(store):
     codistiller.close()
     status = Status.from_json(store.read("a/status.json", max_bytes=10**5), key="a/status.json")
     assert status.advice == tuple(given)
+
+
+def what_is_advised(store, model, *, times=2.0, **options):
+    """Return all that is said over twelve looks, while neither student nor teacher changes."""
+    teacher = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in teacher.parameters():
+            parameter *= times
+    teach(store, model=teacher, distillation_loss=options.get("distillation_loss", "kl"))
+    codistiller, _ = make_peer(store, model=model, interval_steps=1000, **options)
+    inputs, said = make_inputs(), []
+    for step in range(400):
+        codistiller.loss(model(inputs), inputs)
+        said.extend(codistiller.step(task_loss=1.0 if step < 200 else 0.4).advice)
+    assert codistiller.teachers
+    return said
+
+
+def test_models_that_always_agree_are_told(store):
+    with pytest.warns(AdviceWarning, match=r"the same class at 100\.0%"):
+        assert len(what_is_advised(store, make_model(7))) == 1
+
+
+def test_an_agreement_that_was_measured_once_is_none_of_ten_looks(store):
+    assert what_is_advised(store, make_model(7), weight=AtDrops(1.0, {30: 0.0})) == []
+
+
+def test_one_logit_on_the_same_side_of_0_is_no_sign_that_nothing_is_left_to_teach(store):
+    torch.manual_seed(0)
+    assert what_is_advised(store, nn.Linear(4, 1), distillation_loss="bernoulli_kl") == []
+
+
+def test_a_cross_entropy_above_the_task_loss_says_nothing_as_that_of_equals_is_not_0(store):
+    options = {"distillation_loss": "soft_cross_entropy", "weight": 2.0}
+    assert what_is_advised(store, make_model(7), times=-1.0, **options) == []

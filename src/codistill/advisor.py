@@ -78,7 +78,8 @@ class Advisor:
     The rules look at medians over ten looks, 200 steps, and are about settings, not about accidents: what
     dies, breaks or diverges is dealt with elsewhere.
 
-    1. Student and teachers choose the same class at 99% of the positions: there is little left to say.
+    1. Student and teachers choose the same class at 99% of the positions, and the task loss, if it is told,
+       has halved since the start: there is little left to say.
     2. The weighted distillation loss is above the task loss, which has not halved yet since the start.
     3. A teacher is ten intervals old, has been for ten looks, and still counts.
     4. Three snapshots in a row of a teacher were over 1.5 times worse than the student, and by 0.1.
@@ -101,7 +102,7 @@ class Advisor:
         self._looks_at_same_decay = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what has been said, so that a life that follows does not say it again; and where it began."""
+        """Return what has been said, so that a life that follows does not say it again, and how it began."""
         return {"said": dict(self._said), "first_task_loss": self._first_task_loss}
 
     @classmethod
@@ -152,8 +153,10 @@ class Advisor:
         yield from self._on_weight_decay(evidence)
 
     def _on_agreement(self) -> Iterator[tuple[str, str]]:
-        agreement = self._agreement.median
-        if agreement is not None and agreement >= AGREEMENT:
+        agreement, task_loss, first = self._agreement.median, self._task_loss.median, self._first_task_loss
+        # Models that know nothing yet may agree, too: on the commonest class everywhere.
+        has_learnt = task_loss is None or first is None or task_loss <= first / 2
+        if has_learnt and agreement is not None and agreement >= AGREEMENT:
             yield (
                 "agreement",
                 f"Student and teachers choose the same class at {agreement:.1%} of the positions: the "

@@ -57,6 +57,9 @@ class AgreementMeter:
             return
         with torch.no_grad():
             for prediction in predictions.peers:
+                # Without weight nothing has held shapes against one another.
+                if prediction.target.logits_shape(divergence.class_dim) != logits.shape:
+                    continue
                 found = _same_and_all(divergence, logits, prediction.target, mask)
                 known = self._found.get(prediction.peer)
                 self._found[prediction.peer] = found if known is None else known.to(found) + found

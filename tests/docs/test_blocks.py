@@ -154,7 +154,7 @@ def test_extras_that_are_to_be_installed_exist(command: Any) -> None:
     assert command.words[1] == "install"
     for word in command.words[2:]:
         name, _, extras = word.partition("[")
-        assert name in ("codistill", "accelerate")
+        assert name in ("codistill", "accelerate", "scikit-learn")
         for extra in filter(None, extras.removesuffix("]").split(",")):
             assert extra in project["optional-dependencies"]
 

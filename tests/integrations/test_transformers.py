@@ -617,6 +617,47 @@ def test_a_trainer_of_one_s_own_is_a_peer_with_the_mixin_before_it(tmp_path: Pat
     assert trainer.report.teacher_share == 1.0
 
 
+class OwnMean(Trainer):
+    """Its loss is a mean of its own, though the model would take the count of all ranks' labels."""
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        wanted = inputs.pop("labels")[:, 1:].flatten()
+        return cross_entropy(model(**inputs).logits[:, :-1].flatten(0, 1), wanted)
+
+
+class OwnMeanPeer(CodistillationMixin, OwnMean):
+    pass
+
+
+class OwnMeanOfAll(OwnMeanPeer):
+    def distillation_mask(self, batch: dict[str, Any], logits: torch.Tensor) -> None:
+        return None
+
+    def _targets(self, batch: dict[str, Any], logits: torch.Tensor) -> None:
+        return None
+
+
+@pytest.mark.parametrize("kind", [OwnMeanPeer, OwnMeanOfAll])
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_a_mean_of_one_s_own_is_not_taken_for_one_that_the_trainer_multiplies_by_ranks(
+    kind: type[OwnMeanPeer], accumulate: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave_a_snapshot(tmp_path / "store", llama(1), {"input_ids": texts()[0]["input_ids"][None]})
+    trainer = kind(
+        llama(0),
+        arguments(tmp_path, gradient_accumulation_steps=accumulate, max_steps=2),
+        train_dataset=texts(24),
+        exchange=exchange_of_a(tmp_path / "store"),
+        weight=WEIGHT,
+    )
+    monkeypatch.setattr(type(trainer.accelerator), "num_processes", property(lambda _: 2))
+    trainer.train()
+    for line in [line for line in trainer.state.log_history if "loss" in line]:
+        mean = line["task_loss"] + WEIGHT * line["distillation_loss"]
+        # The Trainer (5.24) adds up the means of micro-batches.
+        assert line["loss"] == pytest.approx(accumulate * mean, abs=1e-5)
+
+
 def test_a_teacher_is_in_eval_mode_and_never_given_labels(tmp_path: Path) -> None:
     leave_a_snapshot(tmp_path / "store", Plain(1), {"features": torch.zeros(2, 4)})
     student = Listening(0)

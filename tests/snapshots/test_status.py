@@ -133,6 +133,11 @@ def test_a_status_that_was_written_before_there_was_more_to_tell_is_read():
     assert Status.from_json(json.dumps(document).encode(), key="a/status.json") == make_status()
 
 
+def test_a_prediction_under_a_name_that_no_peer_may_have_spoils_no_status():
+    status = make_status(agreement={"b": 0.5, "b, second head": 0.25})
+    assert Status.from_json(status.to_json(), key="a/status.json").agreement == {"b": 0.5}
+
+
 def test_a_status_of_another_peer_is_refused():
     with pytest.raises(SnapshotFormatError, match="stored for, got 'a'"):
         Status.from_json(make_status().to_json(), key="b/status.json")

@@ -25,7 +25,7 @@ def open_existing(name: str) -> Store:
     except KeyMissingError as e:
         raise StoreError(
             f"store must be one that peers publish in, got {store.describe()}, which has no {RUN_KEY}. "
-            "codistill train keeps it in OUT/ARM/seed-N/exchange."
+            "Start a peer first; codistill train keeps its store in OUT/ARM/seed-N/exchange."
         ) from e
     Run.from_json(content, key=RUN_KEY)
     return store

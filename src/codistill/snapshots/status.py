@@ -15,7 +15,7 @@ from codistill.snapshots.document import (
     refusals,
     write_document,
 )
-from codistill.snapshots.keys import check_peer_name, status_key
+from codistill.snapshots.keys import check_peer_name, is_peer_name, status_key
 
 MAX_STATUS_BYTES: Final = 64 * 1024
 MAX_READING: Final = 256
@@ -76,6 +76,8 @@ class Status:
 
     def to_json(self) -> bytes:
         """Return the document's bytes."""
+        # Predictions that a user made may be called otherwise; a reader would refuse the whole for that.
+        agreement = [(peer, share) for peer, share in self.agreement.items() if is_peer_name(peer)]
         return write_document(
             {
                 "run_id": self.run_id,
@@ -89,7 +91,7 @@ class Status:
                 "state": self.state,
                 "reading": {peer: list(order) for peer, order in self.reading.items()},
                 "weight": finite_or_none(self.weight),
-                "agreement": dict(list(self.agreement.items())[:MAX_TOLD]),
+                "agreement": dict(agreement[:MAX_TOLD]),
                 "ages": dict(list(self.ages.items())[:MAX_TOLD]),
                 "quarantined": list(self.quarantined[:MAX_TOLD]),
                 "stall_s": finite_or_none(self.stall_s),

@@ -60,7 +60,8 @@ class DirectoryStore(Store):
         if is_read_only:
             if not self._root.is_dir():
                 raise StoreError(
-                    f"path must be a folder that is there, got '{self._root}'. Check its spelling."
+                    f"path must be a folder that is there, got '{self._root}'. Check its spelling, or "
+                    "start a peer first."
                 )
             return
         try:

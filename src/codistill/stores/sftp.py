@@ -171,7 +171,10 @@ class SftpStore(Store):
         with self._sftp() as sftp:
             mode = _mode(sftp, self._root)
         if mode is None or not stat.S_ISDIR(mode):
-            raise StoreError(f"{self._url} must be a folder that is there, and is not. Check its spelling.")
+            raise StoreError(
+                f"{self._url} must be a folder that is there, and is not. Check its spelling, or "
+                "start a peer first."
+            )
 
     def _probe(self) -> None:
         key = f".{uuid.uuid4().hex}.tmp"

@@ -15,7 +15,7 @@ from codistill.errors import ExtraMissingError, JobError, RecipeError, RunExists
 from codistill.lab import folder, results
 from codistill.lab.folder import RunFolder
 from codistill.lab.launch import LaunchOptions, check, check_unused, launch, scripts
-from codistill.lab.launchers.slurm import SlurmLauncher
+from codistill.lab.launchers.slurm import SlurmLauncher, _how
 from codistill.lab.launchers.slurm_settings import SlurmSettings
 from codistill.lab.recipe import Recipe
 from codistill.lab.results import PeerResult
@@ -239,3 +239,8 @@ def test_what_cannot_be_submitted_is_noticed_before_anything_is_made(
     )
     with pytest.raises(ExtraMissingError, match=r"pip install 'codistill\[slurm\]'"):
         check([held], options=slurm())
+
+
+def test_an_error_without_words_hides_no_failure() -> None:
+    assert _how("7", AssertionError()) == "as job 7 of Slurm"
+    assert _how("7", ValueError("No time.\nTrace")) == "as job 7 of Slurm (No time.)"

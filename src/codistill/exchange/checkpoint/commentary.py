@@ -91,8 +91,9 @@ class Commentary:
         if self._intervals_alone == _LONG_INTERVALS:
             self._notices.say(
                 "alone",
-                f"There has been no teacher for {_LONG_INTERVALS} intervals, up to step {step}: this is not "
-                "codistillation yet. Start the other peers with the same store, which they must all see.",
+                f"There has been no teacher for {_LONG_INTERVALS} intervals, up to step {step}: this is no "
+                "codistillation. Start the other peers, or start them again, with the same store, which they "
+                "must all see.",
             )
 
 

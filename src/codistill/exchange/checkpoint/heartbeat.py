@@ -28,13 +28,16 @@ class Heartbeat:
     life has taken the name.
     """
 
-    def __init__(self, store: Store, life: Life, *, clock: Clock = time) -> None:
+    def __init__(
+        self, store: Store, life: Life, *, clock: Clock = time, began_s: float | None = None
+    ) -> None:
         """Begin without having told anything.
 
         Args:
             store: Where to.
             life: Who tells.
             clock: Measures how long this life has lasted.
+            began_s: When that began, by the clock; now if not given.
         """
         self._store = store
         self._life = life
@@ -43,7 +46,7 @@ class Heartbeat:
         self._ages: Mapping[str, int] = {}
         self._quarantined: Set[str] = frozenset()
         self._clock = clock
-        self._began_s = clock.monotonic()
+        self._began_s = clock.monotonic() if began_s is None else began_s
         self._arriving: dict[str, Order] = {}
         self._count = 0
         self._has_ended = False

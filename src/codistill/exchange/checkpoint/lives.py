@@ -56,8 +56,8 @@ def check_new(newest: Manifest, store: Store) -> None:
     if newest.step > 0:
         raise RunExistsError(
             f"Peer {newest.peer!r} has published step {newest.step} at {store.describe()} before, and this "
-            "job starts at step 0. Choose an empty store for a new run, load the peer's state_dict to "
-            "resume, or pass Membership(rejoin=True).",
+            "job starts at step 0. Choose an empty store for a new run, resume from this peer's checkpoint, "
+            "pass Membership(rejoin=True), or, if another job has this name, choose another.",
             peer=newest.peer,
             step=newest.step,
             key=newest.key,

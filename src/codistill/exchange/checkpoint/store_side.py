@@ -76,6 +76,8 @@ class StoreSide:
             PeerTakenError: If another live job has its name.
             SnapshotError, StoreError: If the store cannot be used, or what lies in it.
         """
+        # Before a name may be watched, which is a part of what this life waits for.
+        began_s = clock.monotonic()
         source = settings.source(model)
         tensors = named_tensors(source)
         staging = None if is_sharded(source) else Staging(tensors, codec=settings.snapshots.codec)
@@ -103,7 +105,7 @@ class StoreSide:
             topology=settings.topology,
             max_teachers=settings.teachers.max_teachers,
         )
-        heartbeat = Heartbeat(store, life, clock=clock)
+        heartbeat = Heartbeat(store, life, clock=clock, began_s=began_s)
         return cls(
             run_id=run_id,
             source=source,

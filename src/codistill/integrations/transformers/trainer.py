@@ -255,7 +255,7 @@ class CodistillationMixin(_Base):
             # The Trainer takes it for one over all micro-batches, and divides nothing.
             factor = 1.0 / micro_batches
             if num_items_in_batch is not None:
-                mean = self._factor_of_means()
+                mean = self._factor_of_means(call)
                 divisor = divisor_of_sum(num_items_in_batch, devices=max(self.args.n_gpu, 1), mean=mean)
                 if self._counts_labels(loss, self._targets(batch, logits), logits, divisor, mean):
                     # Terms of micro-batches, of which the step's is the mean.
@@ -289,7 +289,9 @@ class CodistillationMixin(_Base):
         if targets is None:
             # No loss of Transformers for other labels divides by their number.
             return False
-        if self._divides_by_count is None and (self.current_gradient_accumulation_steps > 1 or mean > 1.0):
+        is_for_all_ranks = self.args.average_tokens_across_devices and self.accelerator.num_processes > 1
+        is_for_more = self.current_gradient_accumulation_steps > 1 or mean > 1.0 or is_for_all_ranks
+        if self._divides_by_count is None and is_for_more:
             self._divides_by_count = is_divided_by_count(loss, logits, targets, divided=divisor, mean=mean)
         return self._divides_by_count is not False
 
@@ -301,8 +303,12 @@ class CodistillationMixin(_Base):
         takes_count = bool(self.model_accepts_loss_kwargs) and num_items_in_batch is not None
         return takes_count or self.compute_loss_func is not None
 
-    def _factor_of_means(self) -> float:
+    def _factor_of_means(self, call: ModelCall) -> float:
         """Return what the Trainer multiplies a loss by to average over ranks: see its compute_loss."""
+        # It tells the count to a model that takes it; where nobody did, a compute_loss of the user's own has
+        # called the model, and what that returns is multiplied by nothing.
+        if self.model_accepts_loss_kwargs and "num_items_in_batch" not in call.keywords:
+            return 1.0
         if not (
             self.args.average_tokens_across_devices
             and (self.model_accepts_loss_kwargs or self.compute_loss_func)
