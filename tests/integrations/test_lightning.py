@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import codistill.integrations.lightning
 from codistill import CheckpointExchange, Codistiller, PredictionExchange, load_snapshot
-from codistill.errors import ExtraMissingError
+from codistill.errors import CodistillWarning, ExtraMissingError
 from codistill.exchange.checkpoint.lockstep import Lockstep
 from codistill.integrations.lightning import CodistillationCallback
 from codistill.stores import MemoryStore, Store
@@ -314,6 +314,16 @@ def test_a_checkpoint_saved_after_the_fit_is_resumed_from(tmp_path: Path) -> Non
     callback = CodistillationCallback(alone(store))
     make_trainer(callback, max_epochs=2).fit(Task("a"), ckpt_path=tmp_path / "end.ckpt", weights_only=True)
     assert callback.report.step == 2 * BATCHES
+
+
+def test_a_checkpoint_without_the_callback_starts_a_new_peer_and_says_so(tmp_path: Path) -> None:
+    trainer = make_trainer(max_epochs=1)
+    trainer.fit(Task("a"))
+    trainer.save_checkpoint(tmp_path / "plain.ckpt")
+    callback = CodistillationCallback(alone())
+    with pytest.warns(CodistillWarning, match=f"from step {BATCHES}, .* starts at step 0 of its run"):
+        make_trainer(callback, max_epochs=2).fit(Task("a"), ckpt_path=tmp_path / "plain.ckpt")
+    assert callback.report.step == BATCHES
 
 
 def test_validating_with_a_checkpoint_does_not_resume_from_it(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any, Final, NoReturn, final
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from codistill.codistiller import Codistiller
+from codistill.errors import CodistillWarning
 from codistill.exchange.base import Exchange
 from codistill.extras import check_installed
 from codistill.step_report import StepReport
@@ -158,6 +160,14 @@ class CodistillationCallback(Callback):
         codistiller = Codistiller(student, self._exchange, **self._options)
         if self._saved is not None:
             codistiller.load_state_dict(self._saved)
+        elif trainer.global_step > 0 and trainer.is_global_zero:
+            warnings.warn(
+                f"The training goes on from step {trainer.global_step}, but no checkpoint has brought the "
+                "state of CodistillationCallback: this peer starts at step 0 of its run. Resume from a "
+                "checkpoint that was saved with it, or go on if there is none.",
+                CodistillWarning,
+                stacklevel=2,
+            )
         self._codistiller = codistiller
         self._steps_done = trainer.global_step
         is_trial = bool(trainer.fast_dev_run)  # type: ignore[attr-defined]  # a function sets it
