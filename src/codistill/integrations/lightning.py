@@ -296,7 +296,8 @@ def _find(pl_module: LightningModule, name: str) -> nn.Module:
             got = "no attribute" if inner is None else f"a {type(inner).__name__}"
             raise ValueError(
                 f"model must name a module of the LightningModule, got {name!r}, but {part!r} of {where} is "
-                f"{got}. Modules there: {children}. Name the one that training_step calls."
+                f"{got}. Modules there: {children}. Name the one that training_step calls; if it calls "
+                "self(x), put what forward uses into one module."
             )
         found = inner
     return found
