@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 # Many tests wait for real processes: a core has more than one in hand.
 TESTS ?= 3
+# Every process of a test reads our modules; some machines say that none may keep them compiled.
+export PYTHONDONTWRITEBYTECODE =
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 

@@ -209,10 +209,12 @@ def test_wrong_usage_says_what_is_right_and_makes_no_folder(in_tmp_path, launche
 
 @pytest.mark.spawn
 def test_two_real_processes_train_and_are_looked_at(in_tmp_path, capsys):
-    words = ["--updates", "20", "--evaluate-every", "10", "--device", "cpu", "--out", "out"]
-    assert main(["train", "digits", *words]) == 0, capsys.readouterr().err
+    # The line of README.md, quick-start.md and running.md, of few updates.
+    words = ["--peers", "2", "--updates", "20", "--evaluate-every", "10", "--device", "cpu", "--out", "out"]
+    assert main(["train", "digits", *words, "--trackers", "--json"]) == 0, capsys.readouterr().err
     store = "out/codistillation/seed-0/exchange"
-    capsys.readouterr()
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert row["arm"] == "codistillation"
     assert main(["peers", store, "--json"]) == 0
     peers = json.loads(capsys.readouterr().out)
     assert [(peer["peer"], peer["step"], peer["state"]) for peer in peers] == [

@@ -3,7 +3,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import sys
 from pathlib import Path
 from typing import get_args
@@ -204,58 +203,3 @@ def test_the_page_s_numbers_are_the_code_s():
     assert f"does not answer for {history._PATIENCE_S:g} s counts as away" in PAGE
     assert f"at most {history._POINTS} means" in PAGE
     assert f"two looks, {watch._SHORTEST_INTERVAL_S} to {watch._LONGEST_INTERVAL_S:g}." in PAGE
-
-
-@pytest.fixture(scope="module")
-def tried(tmp_path_factory):
-    """The page's commands as they came out: what they printed, and the store of the run."""
-    (block,) = re.findall(r"<!-- tried: begin -->\n```bash\n(.*?)```\n<!-- tried: end -->", PAGE, re.DOTALL)
-    store = tmp_path_factory.mktemp("watch") / "three_lines"
-    own = Path(sys.executable).parent
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", block.replace("runs/three_lines", str(store))],
-        cwd=ROOT,
-        env={
-            # The tests' own may be run where something says how wide a terminal is.
-            **{name: value for name, value in os.environ.items() if name != "COLUMNS"},
-            "OMP_NUM_THREADS": "1",
-            "PATH": f"{own}{os.pathsep}{os.environ['PATH']}",
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=200,
-    )
-    assert done.returncode == 0, done.stderr
-    return done, store
-
-
-@pytest.mark.spawn
-def test_the_page_s_commands_show_a_real_run(tried):
-    done, _ = tried
-    for peer, other in ("ab", "ba"):
-        (row,) = (line.split() for line in done.stdout.splitlines() if line.startswith(f"{peer} "))
-        assert row[:4] == [peer, "finished", "300", "9,600"]
-        assert other in row
-    # Two lines were read of many: whoever writes ends without a word when nobody reads any more.
-    views = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    assert len(views) == 2
-    assert "Traceback" not in done.stderr
-    assert "roken" not in done.stderr
-
-
-@pytest.mark.spawn
-def test_a_real_run_tells_all_that_the_view_has(tried, capsys):
-    _, store = tried
-    assert main(["watch", str(store), "--once", "--json"]) == 0
-    view = json.loads(capsys.readouterr().out)
-    assert view["problems"] == []
-    for peer, other in zip(view["peers"], "ba", strict=True):
-        assert (peer["state"], peer["step"], peer["samples"]) == ("finished", 300, 9600)
-        assert (peer["incarnation"], peer["problems"]) == (0, [])
-        assert peer["sequence"] >= 1
-        assert peer["task_loss"] > 0.0
-        assert list(peer["teachers"]) == [other]
-        assert peer["weight"] == 1.0
-        assert 0.0 <= peer["stall_share"] < 1.0
-        assert peer["agreement"].keys() <= {other}

@@ -1,7 +1,7 @@
 """Every block of code of the README and the pages runs.
 
 Blocks of Python are run here, but for those that another test runs as they stand on the page. Command lines
-are all parsed; what a line starts is run here, at a small size where it trains, or by the test that is named,
+are all parsed; what a line starts is run here, or by the test that is named, at a small size where it trains,
 or is listed with the reason why it is not. A line that is in none of the lists fails.
 """
 
@@ -52,13 +52,8 @@ NOT_RUN_PYTHON = {
 # Read and print only: run as they stand.
 READS = ("recipes", "reproduce", "plan")
 
-# Run in this order in one folder, where examples/ is; what is added makes them small.
-RUN_SMALL = {
-    "codistill watch runs/three_lines --once": "",
-    "codistill export runs/three_lines --peer a --out model.safetensors": "",
-    "python -c 'import secrets; print(secrets.token_hex(32))' > token; chmod 600 token": "",
-    "codistill train digits --peers 2": "--updates 20 --trackers --json",
-}
+# Run as it stands.
+SHORT = "python -c 'import secrets; print(secrets.token_hex(32))' > token; chmod 600 token"
 # Comparisons take long even when they are small: what is asked for is checked up to the first process.
 # tests/cli/test_compare.py holds one for real, tests/lab trains each method.
 CHECKED_UP_TO_THE_START = (
@@ -80,8 +75,15 @@ RUN_ELSEWHERE = {
     "codistill train digits --updates 100 --peer-widths 128 16 --topology directed --edges a:b": (
         "tests/cli/test_train.py"
     ),
-    "codistill watch runs/three_lines --json --interval-s 0.5 | head -n 2": "tests/cli/test_watch.py",
-    "wait": "tests/cli/test_watch.py",
+    "codistill train digits --peers 2": "tests/cli/test_train.py",
+    "codistill watch runs/three_lines --once": "tests/examples/test_three_lines.py",
+    "codistill watch runs/three_lines --json --interval-s 0.5 | head -n 2": (
+        "tests/examples/test_three_lines.py"
+    ),
+    "wait": "tests/examples/test_three_lines.py",
+    "codistill export runs/three_lines --peer a --out model.safetensors": (
+        "tests/examples/test_three_lines.py"
+    ),
 }
 NOT_RUN = {
     "codistill peers s3://bucket/run-7": "needs a bucket",
@@ -114,7 +116,7 @@ def test_every_command_line_is_run_or_listed_with_the_reason() -> None:
         is_known = (
             program in ("make", "pip")
             or (program == "codistill" and rest[0] in READS)
-            or command.line in {*RUN_SMALL, *CHECKED_UP_TO_THE_START, *NOT_RUN}
+            or command.line in {SHORT, *CHECKED_UP_TO_THE_START, *NOT_RUN}
             or beginning(command.line, tuple(RUN_ELSEWHERE)) is not None
         )
         if not is_known:
@@ -124,7 +126,7 @@ def test_every_command_line_is_run_or_listed_with_the_reason() -> None:
 
 def test_what_is_listed_is_on_a_page() -> None:
     lines = [command.line for command in COMMANDS]
-    for entry in (*RUN_SMALL, *CHECKED_UP_TO_THE_START, *NOT_RUN, *RUN_ELSEWHERE):
+    for entry in (SHORT, *CHECKED_UP_TO_THE_START, *NOT_RUN, *RUN_ELSEWHERE):
         assert any(beginning(line, (entry,)) for line in lines), entry
 
 
@@ -214,48 +216,12 @@ def test_commands_that_only_read_run_as_they_stand(
     assert capsys.readouterr().out.strip()
 
 
-@pytest.fixture(scope="module")
-def played(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Run what is short, or can be made so, in one folder; return what each line printed."""
-    folder = tmp_path_factory.mktemp("reader")
-    (folder / "examples").symlink_to(ROOT / "examples")
-    environment = {
-        # The tests' own may be run where something says how wide a terminal is.
-        **{name: value for name, value in os.environ.items() if name != "COLUMNS"},
-        "OMP_NUM_THREADS": "1",
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    }
-    peers = [f"python examples/three_lines.py --peer {peer} --store runs/three_lines" for peer in "ab"]
-    lines = {f"{peers[0]} & {peers[1]} && wait": ""} | RUN_SMALL
-    printed = {}
-    for line, small in lines.items():
-        done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", f"{line} {small}".strip()],
-            cwd=folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
-        assert done.returncode == 0, f"{line}: {done.stderr}"
-        printed[line] = done.stdout
-    assert (folder / "model.safetensors").is_file()
-    assert (folder / "runs" / "digits" / "report.html").is_file()
-    return printed
-
-
 @pytest.mark.spawn
-def test_short_commands_run_and_say_what_the_pages_say(played: dict[str, str]) -> None:
-    table = played["codistill watch runs/three_lines --once"]
-    quick_start = (ROOT / "docs" / "quick-start.md").read_text()
-    (header,) = [line for line in table.splitlines() if line.startswith("peer ")]
-    assert header.split() == next(
-        line.split() for line in quick_start.splitlines() if line.startswith("peer  state")
-    )
-    assert table.count("finished   300") == quick_start.count("finished   300") == 2
-    trained = json.loads(played["codistill train digits --peers 2"])
-    assert [row["arm"] for row in trained["rows"]] == ["codistillation"]
+def test_a_key_that_is_made_as_the_pages_say_can_be_read_by_its_owner_alone(tmp_path: Path) -> None:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(["bash", "-euc", SHORT], cwd=tmp_path, env={**os.environ, "PATH": path}, check=True)
+    assert len(bytes.fromhex((tmp_path / "token").read_text())) == 32
+    assert (tmp_path / "token").stat().st_mode & 0o777 == 0o600
 
 
 @pytest.fixture(scope="module")

@@ -81,12 +81,13 @@ class RayLauncher(Launcher):
             # A task of its own, so that it can be ended, and all that it has started with it: Ray Train
             # (2.60) has no call that ends a trainer.
             fit = ray.remote(num_cpus=0)(_fit)
-            fits = {}
+            fits: dict[Any, Job] = {}
+            left: list[Any] = []
             try:
                 for job in jobs:
                     words = (str(job.path), str(Path.cwd()), self._scaling(ranks, gpus), self.max_failures)
-                    fits[fit.remote(*words)] = job
-                left = list(fits)
+                    left.append(fit.remote(*words))
+                    fits[left[-1]] = job
                 while left:
                     ended, left = ray.wait(left, num_returns=1, timeout=_POLL_S)
                     on_poll()
@@ -96,7 +97,9 @@ class RayLauncher(Launcher):
                     for one in ended:
                         _raise_failure(ray, one, fits[one], ranks)
             finally:
-                for one in fits:
+                # Not those that have ended: Ray (2.60) aborts this process when it is told to end a task
+                # whose reply it is about to read.
+                for one in left:
                     ray.cancel(one, force=True)
 
     @contextmanager
