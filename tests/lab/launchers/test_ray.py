@@ -1,10 +1,6 @@
-"""Jobs of Ray: in a cluster of this machine, and with a stand-in for Ray."""
+"""Jobs of Ray, with a stand-in for it."""
 
 import importlib.util
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,40 +10,11 @@ import pytest
 
 from codistill.errors import CodistillError, ExtraMissingError, JobError
 from codistill.lab import folder
-from codistill.lab.folder import RunFolder
 from codistill.lab.job import Job
 from codistill.lab.launch import LaunchOptions, check
 from codistill.lab.launchers import ray as launcher_of_ray
 from codistill.lab.launchers.ray import RayLauncher
 from codistill.lab.recipe import Recipe
-
-
-@pytest.mark.spawn
-def test_a_peer_whose_rank_dies_comes_back_and_goes_on_bit_for_bit(
-    held: Recipe, uninterrupted: RunFolder, tmp_path: Path, bits_of: Callable[[Path], list[object]]
-) -> None:
-    if importlib.util.find_spec("ray") is None:
-        pytest.skip("ray is not installed")
-    (tmp_path / "hold").write_text("die")
-    recipe = f"{held.task.rpartition(':')[0]}:recipe"
-    words = ["--on", "ray", "--device", "cpu", "--data-root", str(tmp_path), "--out", "out", "--json"]
-    # A process of its own: Ray leaves environment variables behind.
-    done = subprocess.run(
-        [sys.executable, "-m", "codistill", "train", recipe, *words],
-        cwd=tmp_path,
-        env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    # All that Ray had to say of the dead worker went elsewhere.
-    (row,) = json.loads(done.stdout)["rows"]
-    assert row["arm"] == "codistillation"
-    assert (tmp_path / "taken").exists()
-    out = RunFolder(tmp_path / "out")
-    for peer in "ab":
-        paths = [run.peer_path("codistillation", 0, peer) for run in (uninterrupted, out)]
-        assert bits_of(paths[1]) == bits_of(paths[0])
 
 
 class StandIn:

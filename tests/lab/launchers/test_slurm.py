@@ -1,11 +1,9 @@
-"""Jobs of Slurm: through submitit's local executor, and through commands that stand in for Slurm's."""
+"""Jobs of Slurm, through commands that stand in for Slurm's."""
 
 import importlib.util
 import itertools
 import json
 import os
-import signal
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +14,6 @@ from codistill.lab import folder, results
 from codistill.lab.folder import RunFolder
 from codistill.lab.launch import LaunchOptions, check, check_unused, launch, scripts
 from codistill.lab.launchers.slurm import SlurmLauncher, _how
-from codistill.lab.launchers.slurm_settings import SlurmSettings
 from codistill.lab.recipe import Recipe
 from codistill.lab.results import PeerResult
 
@@ -27,40 +24,6 @@ _NUMBERS = itertools.count(1000, 1000)
 
 def slurm(*words: str) -> LaunchOptions:
     return LaunchOptions(launcher=SlurmLauncher.from_settings(["time=30", *words]), device="cuda")
-
-
-@pytest.mark.spawn
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
-def test_a_preempted_peer_is_queued_again_and_goes_on_bit_for_bit(
-    held: Recipe, uninterrupted: RunFolder, tmp_path: Path, bits_of: Callable[[Path], list[object]]
-) -> None:
-    (tmp_path / "hold").touch()
-    out = folder.create(tmp_path / "out", arms=[held], seeds=[0], command=[])
-    preempted = []
-
-    def preempt(*progress: object) -> None:
-        if not (tmp_path / "held").exists():
-            return
-        # One peer has come to an update after its second checkpoint, and the other waits for it.
-        job = Path(json.loads((tmp_path / "held").read_text())[1])
-        (tmp_path / "held").unlink()
-        record = json.loads(job.with_name(job.name.replace(".job.", ".slurm.")).read_text())
-        controller = Path("/proc", record["job_id"], "task", record["job_id"], "children")
-        # What SlurmJob._interrupt sends; LocalJob's own would only end the local stand-in for Slurm itself.
-        for number in (signal.SIGTERM, signal.SIGUSR2):
-            os.kill(int(controller.read_text()), number)
-        preempted.append(record["job_id"])
-
-    launcher = SlurmLauncher(settings=SlurmSettings.read(["time=30"]), cluster="local")
-    options = LaunchOptions(launcher=launcher, data_root=tmp_path, device="cpu", cores=2)
-    launch(out, [held], options=options, on_progress=preempt)
-    for peer in "ab":
-        paths = [run.peer_path("codistillation", 0, peer) for run in (uninterrupted, out)]
-        assert bits_of(paths[1]) == bits_of(paths[0])
-    (again,) = preempted
-    said = (out.logs_path("codistillation") / "slurm" / f"{again}_0_log.out").read_text()
-    assert "this job is preempted" in said
-    assert said.count("Starting with JobEnvironment") == 2
 
 
 class Cluster:
