@@ -30,6 +30,7 @@ FLOORS = {
     "divergence_guard": 4,
     "advisor": 4,
     "agreement_meter": 4,
+    "checkup": 4,
     "step_report": 4,
     "tally": 4,
     "codistiller": 4,
@@ -44,7 +45,9 @@ FLOORS = {
     "__main__": 7,
 }
 # Files of one floor that may import one another: together they are the face.
-TOGETHER = ({"codistiller", "advisor", "agreement_meter", "divergence_guard", "step_report", "tally"},)
+TOGETHER = (
+    {"codistiller", "advisor", "agreement_meter", "checkup", "divergence_guard", "step_report", "tally"},
+)
 
 
 def modules() -> list[Path]:

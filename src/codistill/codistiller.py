@@ -1,7 +1,6 @@
 """The object users hold: one more term in the loss, one more call a step."""
 
 import math
-import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -12,11 +11,9 @@ from typing import Any, Self, final
 import torch
 from torch import Tensor, nn
 
-from codistill.advisor import Advisor, Evidence, largest
-from codistill.agreement_meter import AgreementMeter
 from codistill.arguments import check_int, check_seconds
-from codistill.divergence_guard import DivergenceGuard
-from codistill.errors import AdviceWarning, CodistillWarning
+from codistill.checkup import Checkup
+from codistill.errors import CodistillWarning
 from codistill.exchange.base import (
     DistillationSettings,
     Exchange,
@@ -29,10 +26,10 @@ from codistill.losses.divergences import (
     Divergence,
     DivergenceFunction,
     as_divergence,
-    soft_cross_entropy,
 )
 from codistill.losses.targets import Combine, DenseTarget, distillation_term, validate_combine
 from codistill.parallel.group import PeerGroup, PeerRanks
+from codistill.parallel.spread import tensor_spread
 from codistill.schedules import BurnIn, Schedule, as_schedule
 from codistill.snapshots.document import Fields
 from codistill.step_report import StepReport
@@ -130,14 +127,11 @@ class Codistiller:
         )
         exchange.bind(model, outputs_to_logits, self._ranks, settings)
         self._tally = Tally()
-        self._guard = DivergenceGuard()
-        self._agreement = AgreementMeter()
-        self._advisor = Advisor()
+        self._checkup = Checkup(exchange, self._divergence, self._ranks)
         self._last_weight: float | None = None
         self._stall_s = 0.0
         self._has_begun = False
         self._has_warned = False
-        self._has_warned_of_divergence = False
         self._has_checked_loss = False
         self._is_closed = False
 
@@ -194,7 +188,7 @@ class Codistiller:
             predictions = self._ask_teachers(inputs, logits)
         term = self._term(logits, predictions, mask, denominator) if weight > 0.0 else None
         if is_training:
-            self._agreement.observe(self._divergence, logits, predictions, mask, step=self._tally.step)
+            self._checkup.see_batch(logits, predictions, mask, step=self._tally.step)
             self._tally.count_loss(
                 logits,
                 predictions,
@@ -246,6 +240,12 @@ class Codistiller:
             self._check_may_swap("loss", logits)
         if self._has_checked_loss:
             return
+        if tensor_spread(logits) > 1:
+            raise TypeError(
+                f"logits must be an ordinary tensor, got a DTensor over {tensor_spread(logits)} ranks. Pass "
+                "logits.full_tensor(), or logits.to_local() of whole positions with inputs to match, and "
+                "outputs_to_logits, which does the same for teachers."
+            )
         own = DenseTarget(logits.detach())
         with torch.no_grad():
             distillation_term(
@@ -325,7 +325,14 @@ class Codistiller:
             ranks=self._ranks.size,
         )
         with self._stalling():
-            advice = self._watch(weight, task_loss, optimizer)
+            advice = self._checkup.see_step(
+                tally.step,
+                weight=weight,
+                distillation_loss=tally.distillation_losses.tensor(),
+                task_loss=task_loss,
+                optimizer=optimizer,
+                has_begun=self._has_begun,
+            )
         publishes = self._exchange.counters.publishes
         if self._has_begun:
             # Losses are read where they are told to others: that waits for the device.
@@ -346,8 +353,7 @@ class Codistiller:
         return {
             "version": _STATE_VERSION,
             **self._tally.state_dict(),
-            "guard": self._guard.state_dict(),
-            "advice": self._advisor.state_dict(),
+            **self._checkup.state_dict(),
             "exchange": self._exchange.state_dict(),
         }
 
@@ -368,12 +374,10 @@ class Codistiller:
                 "Load what Codistiller.state_dict returned, with the codistill that saved it or a newer one."
             )
         tally = Tally.from_fields(fields)
-        # What was saved before there were a guard and an advisor lacks theirs.
-        guard = DivergenceGuard.from_fields(fields.fields("guard")) if "guard" in state else DivergenceGuard()
-        advisor = Advisor.from_fields(fields.fields("advice")) if "advice" in state else Advisor()
+        checkup = self._checkup.resumed(fields)
         fields.fields("exchange")
         self._exchange.load_state_dict(state["exchange"])
-        self._tally, self._guard, self._advisor = tally, guard, advisor
+        self._tally, self._checkup = tally, checkup
 
     def close(self, *, publish: bool = True, timeout_s: float = 60.0) -> None:
         """End: leave a last snapshot for the others, marked as finished. A second call does nothing.
@@ -463,61 +467,13 @@ class Codistiller:
         return self._tally.progress(
             with_losses=with_losses,
             weight=self._last_weight,
-            agreement=self._agreement.last,
+            agreement=self._checkup.agreement,
             stall_s=self._stall_s,
-            advice=self._advisor.advice,
+            advice=self._checkup.advice,
         )
-
-    def _watch(
-        self, weight: float, task_loss: Tensor | float | None, optimizer: torch.optim.Optimizer | None
-    ) -> tuple[str, ...]:
-        """Look, every 20 steps, whether the distillation loss does harm or no good; return new advice."""
-        term = self._tally.distillation_losses.tensor()
-        term = None if term is None or weight == 0.0 else term * weight
-        self._guard.observe(term, task_loss)
-        if not (self._guard.is_due and self._has_begun):
-            return ()
-        self._watch_term()
-        agreement, divergence, exchange = self._agreement.read(), self._divergence, self._exchange
-        # Of a diverged one it has been said already; a cross-entropy of equals is their entropy, not 0.
-        is_distance = self._guard.factor == 1.0 and divergence.function is not soft_cross_entropy
-        advice = self._advisor.look(
-            Evidence(
-                step=self._tally.step,
-                task_loss=None if task_loss is None else float(task_loss),
-                weighted_term=None if term is None or not is_distance else float(term),
-                # What is rare, such as a click, is below one half to all models, however they differ.
-                agreement={} if divergence.acts_on == "one_logit" else agreement,
-                teachers=exchange.teachers,
-                interval_steps=None if exchange.is_collective else exchange.interval_steps,
-                learning_rate=None if optimizer is None else largest(optimizer, "lr"),
-                weight_decay=None if optimizer is None else largest(optimizer, "weight_decay"),
-            )
-        )
-        if self._ranks.rank == 0:
-            for sentence in advice:
-                warnings.warn(sentence, AdviceWarning, stacklevel=3)
-        return advice
-
-    def _watch_term(self) -> None:
-        """Lower the weight if the term has diverged on any rank; in lockstep only say so."""
-        (has_diverged,) = self._ranks.maximum([self._guard.has_diverged()])
-        if not has_diverged:
-            return
-        if not self._exchange.is_lockstep:
-            self._guard.halve()
-        if not self._has_warned_of_divergence:
-            self._has_warned_of_divergence = True
-            done = "nothing is changed, in lockstep" if self._exchange.is_lockstep else "its weight is halved"
-            warnings.warn(
-                f"The distillation term diverges at step {self._tally.step}, and the task loss with it: "
-                f"{done}. Lower the weight or the learning rate, or begin later with burn_in_steps.",
-                CodistillWarning,
-                stacklevel=4,
-            )
 
     def _weight_now(self) -> float:
-        weight = self._weight(self._tally.step) * self._guard.factor
+        weight = self._weight(self._tally.step) * self._checkup.factor
         if not (weight >= 0.0 and math.isfinite(weight)):
             raise ValueError(
                 f"weight must be finite and >= 0, got {weight} at step {self._tally.step}. "
@@ -527,17 +483,16 @@ class Codistiller:
 
     def _report(self, weight: float, *, published: bool, advice: tuple[str, ...]) -> StepReport:
         counters, teachers = self._exchange.counters, self._exchange.teachers
-        agreement = self._agreement.last.values()
         return StepReport(
             step=self._tally.step,
             samples=self._tally.samples,
             weight=weight,
             distillation_loss=self._tally.distillation_losses.tensor(),
-            weight_factor=self._guard.factor,
+            weight_factor=self._checkup.factor,
             teachers={peer: info.age_steps for peer, info in teachers.items()},
             shares={peer: info.share for peer, info in teachers.items()},
             quarantined=tuple(peer for peer, info in teachers.items() if info.is_quarantined),
-            agreement=statistics.fmean(agreement) if agreement else None,
+            agreement=self._checkup.mean_agreement,
             advice=advice,
             published=published,
             publishes_skipped=counters.publishes_skipped,

@@ -10,6 +10,7 @@ import os
 import sys
 import threading
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -63,8 +64,9 @@ def run(job: Job, *, rank: int, ranks: int) -> None:
     """
     device = resolve_device(job.device, rank=rank)
     folder = RunFolder(job.out)
-    # Before ranks wait for one another: none of them writes a result until all have looked.
+    # Before ranks wait for one another: none of them makes a folder or writes a result until all have looked.
     left = job.unfinished()
+    begun = {(recipe.label, recipe.seed) for recipe in left if _has_begun(job, recipe, folder, ranks)}
     makes_group = ranks > 1 and not dist.is_initialized()
     if makes_group:
         dist.init_process_group(_backend(device, ranks=ranks))
@@ -76,7 +78,8 @@ def run(job: Job, *, rank: int, ranks: int) -> None:
         for recipe in left:
             if recipe.task not in loaded:
                 loaded[recipe.task] = tasks.load(recipe.task, data_root=job.data_root)
-            place = _place(job, recipe, folder, rank, meshes, device)
+            comes_back = (recipe.label, recipe.seed) in begun
+            place = replace(_place(job, recipe, folder, rank, meshes, device), comes_back=comes_back)
             path = folder.peer_path(recipe.label, recipe.seed, place.peer)
             with trackers.open_trackers(job.trackers, recipe, folder, rank=place.rank) as track:
                 trainer = Trainer(
@@ -91,6 +94,13 @@ def run(job: Job, *, rank: int, ranks: int) -> None:
     finally:
         if makes_group:
             dist.destroy_process_group()
+
+
+def _has_begun(job: Job, recipe: Recipe, folder: RunFolder, ranks: int) -> bool:
+    """Return whether an earlier life of the job began this run, and was cut off rather than refused."""
+    # What cannot be gone on from is cleared away before jobs are started: what is there is of this run.
+    path = folder.peer_path(recipe.label, recipe.seed, job.peer)
+    return path.exists() and not any(job.error_path(rank).exists() for rank in range(ranks))
 
 
 def _place(

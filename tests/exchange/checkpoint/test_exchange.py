@@ -69,10 +69,6 @@ def status_of(store, peer):
             {"lockstep": True, "peers": ["a", "b"], "snapshots": SnapshotOptions(keep=3)},
             "keep must be None in lockstep, got 3",
         ),
-        (
-            {"lockstep": True, "peers": ["a", "b"], "membership": Membership(rejoin=True)},
-            "rejoin must be False in lockstep",
-        ),
     ],
 )
 def test_wrong_values_are_named(options, message):
@@ -366,7 +362,7 @@ def test_a_resumed_job_leaves_no_more_snapshots_than_are_kept(store, join):
     assert store.list_names("a/snapshots", limit=10) == ["1-0", "1-1"]
 
 
-def test_a_start_that_failed_can_be_repeated(store, join, publish):
+def test_a_start_that_failed_can_be_repeated_and_a_long_wait_is_logged(store, join, publish, caplog):
     exchange = join(
         store,
         "a",
@@ -380,6 +376,9 @@ def test_a_start_that_failed_can_be_repeated(store, join, publish):
     publish(store, "b", [0])
     exchange.begin(Progress())
     assert list(exchange.teachers) == ["b"]
+    assert caplog.messages == [
+        "Waiting for the first snapshots of others, for up to 600 s: 0 of 1 are there (start_with_peers)."
+    ]
 
 
 # State

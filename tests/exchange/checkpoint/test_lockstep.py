@@ -8,11 +8,12 @@ from codistill.errors import (
     PeerMismatchError,
     PeerMissingError,
     PeerTakenError,
+    RunExistsError,
     SnapshotError,
     StoreError,
 )
 from codistill.exchange.base import Progress
-from codistill.exchange.checkpoint import Lockstep, Membership
+from codistill.exchange.checkpoint import Lockstep, Membership, load_snapshot
 from codistill.exchange.checkpoint.fetcher import Fetcher
 from codistill.exchange.checkpoint.heartbeat import Heartbeat
 from codistill.exchange.checkpoint.lives import claim_life, read_status
@@ -107,6 +108,35 @@ def test_a_peer_that_stops_is_named_with_the_step(store, lockstep, publish):
         step(exchange, 2)
     assert (caught.value.peer, caught.value.step) == ("b", 2)
     assert exchange.teachers["b"].step == 1
+
+
+def test_a_peer_that_was_cut_off_and_rejoins_is_taught_by_the_steps_it_had(store, lockstep, publish):
+    publish(store, "b", [0, 1, 2])
+    first = lockstep(store, "a")
+    step(first, 1)
+    first.close(Progress(step=1), publish=False)
+    with pytest.raises(RunExistsError, match=r"rejoin=True"):
+        lockstep(store, "a")
+    second = lockstep(store, "a", membership=Membership(rejoin=True))
+    taught = [second.teachers["b"].step]
+    for number in (1, 2):
+        step(second, number)
+        taught.append(second.teachers["b"].step)
+    assert taught == [0, 1, 2]
+    info = load_snapshot(store, "a")[1]
+    assert (info.incarnation, info.step) == (1, 2)
+
+
+def test_the_first_long_wait_is_logged(store, lockstep, publish, caplog):
+    publish(store, "b", [0, 1])
+    exchange = lockstep(store, "a", clock=FakeClock(), lockstep=Lockstep(timeout_s=30.0))
+    assert caplog.messages == []
+    step(exchange, 1)
+    for _ in range(2):
+        with pytest.raises(PeerMissingError):
+            step(exchange, 2)
+    said = "Waiting for peer 'b' to publish step 2, for up to 30 s (lockstep); not said again."
+    assert caplog.messages == [said]
 
 
 def test_the_timeout_is_for_all_peers_together(store, lockstep, publish):

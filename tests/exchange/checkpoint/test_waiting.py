@@ -54,3 +54,15 @@ def test_errors_of_an_attempt_reach_the_caller():
 
     with pytest.raises(OSError, match="gone"):
         wait_until(attempt, timeout_s=1.0, clock=FakeClock())
+
+
+def test_a_long_wait_is_told_once_and_a_short_one_never():
+    for found_s, expected in ((4.9, 0), (5.1, 1), (60.0, 1), (1000.0, 1)):
+        clock, told = FakeClock(), []
+        wait_until(
+            lambda clock=clock, found_s=found_s: clock.monotonic() >= found_s or None,
+            timeout_s=100.0,
+            clock=clock,
+            on_long_wait=lambda told=told: told.append(1),
+        )
+        assert len(told) == expected

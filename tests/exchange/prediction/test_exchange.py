@@ -9,6 +9,7 @@ import threading
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -229,7 +230,7 @@ def test_one_peers_weight_may_be_lowered_by_its_guard_alone():
     def train(peer):
         losses = [peer.loss().item()]
         if peer.number == 0:
-            peer.codistiller._guard.halve()
+            peer.codistiller._checkup._guard.halve()
         return [*losses, peer.loss().item()]
 
     first, second = among_peers(train)
@@ -344,12 +345,12 @@ def test_a_codec_that_cannot_send_such_logits_is_refused_during_burn_in():
         peer.loss()
 
 
-def test_logits_that_ranks_divide_among_them_are_refused_before_the_others_are_met(monkeypatch):
-    group = connect_peers(2)[0]
-    monkeypatch.setattr(prediction, "tensor_spread", lambda _: 2)
+def test_logits_that_ranks_divide_among_them_are_refused_before_the_others_are_met():
+    peer = Peer(connect_peers(2)[0], burn_in_steps=5)
+    logits = peer.model(inputs_of(0))
+    logits.device_mesh = SimpleNamespace(size=lambda: 2)
     with pytest.raises(TypeError, match="must be an ordinary tensor, got a DTensor over 2 ranks"):
-        Peer(group, burn_in_steps=5).loss()
-    monkeypatch.undo()
+        peer.codistiller.loss(logits, inputs_of(0))
 
 
 def test_calls_out_of_order_are_refused():

@@ -48,7 +48,9 @@ def test_what_differs_from_the_paper_is_said(experiment: Experiment) -> None:
 
 def test_a_claim_finds_its_experiment_and_an_unknown_one_lists_them() -> None:
     assert experiments.experiment("s1") is experiments.experiment("S3")
-    with pytest.raises(RecipeError, match="claim must be one of A5, A9, D1, S1-S3, S10, S9, got 'Z1'"):
+    with pytest.raises(
+        RecipeError, match="claim must be one of A5, A9, D1, S1-S3, S1-S3-KL, S10, S9, got 'Z1'"
+    ):
         experiments.experiment("Z1")
 
 

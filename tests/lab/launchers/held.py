@@ -1,7 +1,7 @@
 """A task whose training is cut off at a known update: once, in whichever peer comes there first.
 
-Where there is a file ``hold``, that peer takes it away, leaves the words of its process in ``held``, and
-waits to be ended; or, if ``hold`` says so, ends itself as a lost machine would.
+Where there is a file ``wait-N``, the peer that comes to update N first takes it away, leaves the words of its
+process in ``held``, and waits to be ended; where there is ``die-N``, it ends itself as a lost machine would.
 """
 
 import json
@@ -17,8 +17,6 @@ from codistill.lab.recipe import Recipe
 from codistill.lab.tasks.base import Task, choose_model
 from codistill.lab.tasks.samples import Split
 
-UPDATE = 21
-
 
 class Net(nn.Module):
     def __init__(self, folder: Path) -> None:
@@ -27,18 +25,22 @@ class Net(nn.Module):
         self.folder, self.forwards = folder, 0
 
     def forward(self, inputs: Tensor) -> Tensor:
-        self.forwards += self.training
-        if self.forwards == UPDATE:
-            self._hold()
+        if self.training:
+            self.forwards += 1
+            if self._takes("die"):
+                os.kill(os.getpid(), signal.SIGKILL)
+            if self._takes("wait"):
+                self._wait()
         return self.layer(inputs)
 
-    def _hold(self) -> None:
+    def _takes(self, word: str) -> bool:
         try:
-            (self.folder / "hold").rename(self.folder / "taken")
+            (self.folder / f"{word}-{self.forwards}").rename(self.folder / "taken")
         except FileNotFoundError:
-            return
-        if (self.folder / "taken").read_text() == "die":
-            os.kill(os.getpid(), signal.SIGKILL)
+            return False
+        return True
+
+    def _wait(self) -> None:
         (self.folder / "held.new").write_text(json.dumps(sys.argv))
         (self.folder / "held.new").rename(self.folder / "held")
         while True:

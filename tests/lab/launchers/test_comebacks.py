@@ -34,7 +34,7 @@ def test_slurm_queues_a_preempted_peer_again_and_it_goes_on_bit_for_bit(
     held: Recipe, uninterrupted: RunFolder, tmp_path: Path, bits_of: Callable[[Path], list[object]]
 ) -> None:
     pytest.importorskip("submitit", reason="submitit is not installed")
-    (tmp_path / "hold").touch()
+    (tmp_path / "wait-21").touch()
     out = folder.create(tmp_path / "out", arms=[held], seeds=[0], command=[])
     preempted = []
 
@@ -69,7 +69,8 @@ def test_ray_starts_a_rank_that_has_died_again_and_it_goes_on_bit_for_bit(
 ) -> None:
     if importlib.util.find_spec("ray") is None:
         pytest.skip("ray is not installed")
-    (tmp_path / "hold").write_text("die")
+    # Before its first checkpoint: it starts again, under the name that its snapshots have taken.
+    (tmp_path / "die-7").touch()
     recipe = f"{held.task.rpartition(':')[0]}:recipe"
     words = ["--on", "ray", "--device", "cpu", "--data-root", str(tmp_path), "--out", "out", "--json"]
     # A process of its own: Ray leaves environment variables behind.

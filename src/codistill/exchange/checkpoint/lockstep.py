@@ -1,5 +1,6 @@
 """Lockstep: peers wait for one another's snapshots at every interval."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
@@ -20,6 +21,7 @@ from codistill.snapshots.pointer import Pointer
 from codistill.stores.base import Store
 
 _Found = tuple[Manifest, ManifestReference]
+_logger = logging.getLogger("codistill")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ class LockstepReader(Reader):
     A peer that has finished is not waited for: its last snapshot serves.
 
     **Ranks**: rank 0.
-    **Blocks**: until all are there, up to the timeout.
+    **Blocks**: until all are there, up to the timeout; the first long wait is logged.
     **On failure**: raises ``PeerMissingError``, ``PeerMismatchError`` (another interval) or what is wrong
     with a snapshot.
     """
@@ -87,6 +89,7 @@ class LockstepReader(Reader):
         self._timeout_s = timeout_s
         self._clock = clock
         self._newest: dict[str, tuple[Pointer, Manifest]] = {}
+        self._has_said = False
 
     @override
     def look(self, look: Look) -> Sighting:
@@ -125,6 +128,7 @@ class LockstepReader(Reader):
             lambda: self._at(peer, step),
             timeout_s=max(0.0, deadline_s - self._clock.monotonic()),
             clock=self._clock,
+            on_long_wait=lambda: self._say(peer, step),
         )
         if found is None:
             raise PeerMissingError(
@@ -135,6 +139,16 @@ class LockstepReader(Reader):
                 step=step,
             )
         return found
+
+    def _say(self, peer: str, step: int) -> None:
+        if not self._has_said:
+            self._has_said = True
+            _logger.warning(
+                "Waiting for peer %r to publish step %d, for up to %g s (lockstep); not said again.",
+                peer,
+                step,
+                self._timeout_s,
+            )
 
     def _at(self, peer: str, step: int) -> _Found | None:
         self._check_is_ours()

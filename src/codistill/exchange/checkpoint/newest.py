@@ -1,5 +1,6 @@
 """Running free: each teacher gets the newest snapshot there is, and nobody waits."""
 
+import logging
 from collections.abc import Callable
 from typing import final
 
@@ -27,6 +28,8 @@ from codistill.snapshots.manifest import Manifest, ManifestReference
 from codistill.snapshots.pointer import Pointer
 
 _NEVER = (-1, -1)
+# Waiting is nothing wrong, so no warning of Python's; without logging set up it is printed all the same.
+_logger = logging.getLogger("codistill")
 
 
 @final
@@ -69,7 +72,7 @@ class NewestReader(Reader):
     def wait_for(self, count: int, *, timeout_s: float, clock: Clock, step: int) -> None:
         """Wait until that many others have published.
 
-        **Blocks**: up to the timeout.
+        **Blocks**: up to the timeout; a long wait is logged.
 
         Args:
             count: How many.
@@ -89,7 +92,16 @@ class NewestReader(Reader):
             pointers, errors = self._finder.find()
             return True if len(pointers) >= count else None
 
-        if wait_until(are_enough, timeout_s=timeout_s, clock=clock) is None:
+        def say() -> None:
+            _logger.warning(
+                "Waiting for the first snapshots of others, for up to %g s: %d of %d are there "
+                "(start_with_peers).",
+                timeout_s,
+                len(pointers),
+                count,
+            )
+
+        if wait_until(are_enough, timeout_s=timeout_s, clock=clock, on_long_wait=say) is None:
             names = f": {', '.join(sorted(pointers))}" if pointers else ""
             reasons = "".join(f" {name!r} does not count: {error}" for name, error in errors.items())
             raise PeerMissingError(

@@ -118,10 +118,6 @@ def _check_lockstep(
         raise ValueError(
             f"keep must be None in lockstep, got {snapshots.keep}. A peer that resumes needs all snapshots."
         )
-    if membership.rejoin:
-        raise ValueError(
-            "rejoin must be False in lockstep, where all peers start together. Choose an empty store."
-        )
     for argument, default in (("start_with_peers", 0), ("max_age_steps", None), ("when_stale", "fade")):
         if getattr(membership, argument) != default:
             warnings.warn(

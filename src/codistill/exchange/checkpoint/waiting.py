@@ -1,11 +1,12 @@
 """Waiting for something to appear in a store."""
 
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 _FIRST_PAUSE_S = 0.0005
 _LONGEST_PAUSE_S = 0.1
 _GROWTH = 1.5
+_LONG_S: Final = 5.0
 
 Found = TypeVar("Found")
 
@@ -20,20 +21,35 @@ class Clock(Protocol):
         """Let ``seconds`` pass."""
 
 
-def wait_until(attempt: Callable[[], Found | None], *, timeout_s: float, clock: Clock) -> Found | None:
+def wait_until(
+    attempt: Callable[[], Found | None],
+    *,
+    timeout_s: float,
+    clock: Clock,
+    on_long_wait: Callable[[], None] | None = None,
+) -> Found | None:
     """Call ``attempt`` until it returns something, less and less often.
 
     **Blocks**: up to ``timeout_s`` seconds, and the duration of the last attempt.
 
+    Args:
+        attempt: Returns what is waited for, or None.
+        timeout_s: For how long.
+        clock: To wait by.
+        on_long_wait: Called once, if it lasts longer than whoever watches stays at ease: five seconds.
+
     Returns:
         What ``attempt`` returned, or None when the time was over.
     """
-    deadline = clock.monotonic() + timeout_s
+    start = clock.monotonic()
     pause_s = _FIRST_PAUSE_S
     while (found := attempt()) is None:
-        remaining_s = deadline - clock.monotonic()
-        if remaining_s <= 0:
+        waited_s = clock.monotonic() - start
+        if waited_s >= timeout_s:
             return None
-        clock.sleep(min(pause_s, remaining_s))
+        if on_long_wait is not None and waited_s >= _LONG_S:
+            on_long_wait()
+            on_long_wait = None
+        clock.sleep(min(pause_s, timeout_s - waited_s))
         pause_s = min(pause_s * _GROWTH, _LONGEST_PAUSE_S)
     return found

@@ -29,7 +29,7 @@ from codistill.exchange.usable import without_nan
 from codistill.losses.divergences import Divergence
 from codistill.parallel.counterparts import Counterparts, PeersGroup
 from codistill.parallel.group import PeerRanks
-from codistill.parallel.spread import model_spread, tensor_spread
+from codistill.parallel.spread import model_spread
 from codistill.snapshots.document import Fields
 
 # Batches are compared at the first swap of a process and then every so many, as that waits for the device;
@@ -132,11 +132,6 @@ class PredictionExchange(Exchange):
 
     @override
     def check_logits(self, logits: Tensor) -> None:
-        if tensor_spread(logits) > 1:
-            raise TypeError(
-                f"logits must be an ordinary tensor, got a DTensor over {tensor_spread(logits)} ranks. "
-                "Pass logits.full_tensor(), or logits.to_local() of whole positions, and inputs to match."
-            )
         self._encode(logits)
 
     @override

@@ -10,6 +10,7 @@ _EXPERIMENTS = {
     "A9": "a9_churn",
     "D1": "d1_mutual_pair",
     "S1-S3": "s1_s3_regularisation",
+    "S1-S3-KL": "s1_s3_with_kl",
     "S10": "s10_less_data",
     "S9": "s9_translation",
 }

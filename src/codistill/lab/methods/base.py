@@ -86,6 +86,8 @@ class Place:
     """Store with the models of an earlier phase, where there was one."""
     mesh: DeviceMesh | None = None
     """Peers x ranks, with dimensions of these names, where all peers are in one world."""
+    comes_back: bool = False
+    """Whether the peer has begun this run before, in a job that was cut off and started again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

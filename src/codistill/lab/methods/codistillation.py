@@ -103,7 +103,9 @@ class Codistillation(Method):
             ),
             teachers=teacher_options(build, others),
             # Runs may last seconds: the first peer to start would be done before the last is there.
-            membership=None if recipe.lockstep else Membership(start_with_peers=others),
+            membership=Membership(
+                start_with_peers=0 if recipe.lockstep else others, rejoin=self._place.comes_back
+            ),
         )
 
     @override
