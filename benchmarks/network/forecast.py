@@ -1,5 +1,6 @@
 """What the planner says of what was measured."""
 
+import functools
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -66,10 +67,15 @@ def compare(results: Results) -> Iterator[Row]:
             yield from _transfers(results, case)
 
 
+@functools.cache
+def _model_of(size: str) -> Model:
+    return Model.of(new_model(SIZES[size], seed=0))
+
+
 def job_of(size: str, *, step_s: float | None = None, interval_steps: int = 50) -> Job:
     """Return the planner's words for the two peers of a size."""
     return Job(
-        model=Model.of(new_model(SIZES[size], seed=0)),
+        model=_model_of(size),
         peers=2,
         batch_per_peer=SIZES[size].batch,
         outputs=SIZES[size].classes,

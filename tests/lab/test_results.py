@@ -84,6 +84,13 @@ def test_a_row_that_is_still_being_written_is_left_out(tmp_path: Path) -> None:
     with path.open("a") as file:
         file.write('{"step": 20, "sam')
     assert [row.step for row in results.load_evaluations(path)] == [10]
+    assert results.load_last_evaluation(path) == results.load_evaluations(path)[-1]
+
+
+def test_a_file_without_rows_has_no_last_one(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 10, "sam')
+    assert results.load_last_evaluation(path) is None
 
 
 def test_a_bad_row_is_named_by_its_line(tmp_path: Path) -> None:
@@ -91,5 +98,6 @@ def test_a_bad_row_is_named_by_its_line(tmp_path: Path) -> None:
     results.save_evaluations(path, [evaluation(10)])
     with path.open("a") as file:
         file.write("nonsense\n")
-    with pytest.raises(ValueError, match=r"metrics\.jsonl:2 must hold JSON"):
-        results.load_evaluations(path)
+    for load in (results.load_evaluations, results.load_last_evaluation):
+        with pytest.raises(ValueError, match=r"metrics\.jsonl:2 must hold JSON"):
+            load(path)

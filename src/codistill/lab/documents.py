@@ -1,6 +1,7 @@
 """Frozen dataclasses to JSON and back, with the bad field named."""
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -35,7 +36,7 @@ def from_document(cls: type[T], document: Mapping[str, Any], *, where: str) -> T
     """
     if not isinstance(document, Mapping):
         raise ValueError(f"{where} must hold a JSON object, got {type(document).__name__}.")
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     fields = {field.name: field for field in dataclasses.fields(typing.cast("Any", cls))}
     for name in document:
         if name not in fields:
@@ -47,6 +48,10 @@ def from_document(cls: type[T], document: Mapping[str, Any], *, where: str) -> T
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise ValueError(f"{where} must hold {name!r}, and it does not.")
     return cls(**values)
+
+
+# A run has thousands of rows, and reading the hints takes longer than reading a row.
+_hints = functools.cache(typing.get_type_hints)
 
 
 def write_json(path: Path, document: Any) -> None:

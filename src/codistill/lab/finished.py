@@ -86,6 +86,7 @@ def last_rows(folder: RunFolder, finished: Finished) -> list[tuple[str, Evaluati
     for seed, peers in finished.seeds.items():
         for peer in peers:
             path = folder.peer_path(finished.arm.label, seed, peer.peer) / results.METRICS
-            rows = results.load_evaluations(path) if path.exists() else []
-            found += [(peer.peer, row) for row in rows[-1:]]
+            last = results.load_last_evaluation(path) if path.exists() else None
+            if last is not None:
+                found.append((peer.peer, last))
     return found

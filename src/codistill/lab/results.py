@@ -143,16 +143,31 @@ def load_evaluations(path: Path) -> list[Evaluation]:
         OSError: If it cannot be read.
         ValueError: If a row is malformed; its line and field are named.
     """
+    return [_evaluation(line, f"{path}:{number}") for number, line in enumerate(_whole_lines(path), start=1)]
+
+
+def load_last_evaluation(path: Path) -> Evaluation | None:
+    """Return the last row that `load_evaluations` would, None if there is none; no other is looked at.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If the row is malformed; its line and field are named.
+    """
+    lines = _whole_lines(path)
+    return _evaluation(lines[-1], f"{path}:{len(lines)}") if lines else None
+
+
+def _whole_lines(path: Path) -> list[str]:
     text = path.read_text(encoding="utf-8")
-    rows = []
-    for number, line in enumerate(text[: text.rfind("\n") + 1].splitlines(), start=1):
-        where = f"{path}:{number}"
-        try:
-            document = json.loads(line)
-        except ValueError as e:
-            raise ValueError(f"{where} must hold JSON, and it does not: {e}.") from e
-        rows.append(documents.from_document(Evaluation, document, where=where))
-    return rows
+    return text[: text.rfind("\n") + 1].splitlines()
+
+
+def _evaluation(line: str, where: str) -> Evaluation:
+    try:
+        document = json.loads(line)
+    except ValueError as e:
+        raise ValueError(f"{where} must hold JSON, and it does not: {e}.") from e
+    return documents.from_document(Evaluation, document, where=where)
 
 
 def append_evaluation(path: Path, row: Evaluation) -> None:

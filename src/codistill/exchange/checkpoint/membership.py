@@ -35,8 +35,8 @@ class Membership:
     start_timeout_s: float = 600.0
     """How long to wait for them, in seconds."""
     rejoin: bool = False
-    """Let a job that starts at step 0 go on under a name that has snapshots already. In lockstep only where it
-    is the same run, cut off before its first checkpoint: snapshots of the others' earlier steps teach it."""
+    """Let a job that starts at step 0 go on under a name that has snapshots already. In lockstep only where
+    it is the same run, cut off before its first checkpoint: the others' snapshots of its steps teach it."""
 
     def __post_init__(self) -> None:
         """Check every field."""
