@@ -87,8 +87,7 @@ class Checkup:
             optimizer: Whose learning rate and weight decay are looked at.
             has_begun: Whether the exchange has, so that all ranks are here.
         """
-        is_weighted = distillation_loss is not None and weight > 0.0
-        term = distillation_loss * weight if is_weighted else None
+        term = None if distillation_loss is None or weight == 0.0 else distillation_loss * weight
         self._guard.observe(term, task_loss)
         if not (self._guard.is_due and has_begun):
             return ()

@@ -36,7 +36,7 @@ def from_document(cls: type[T], document: Mapping[str, Any], *, where: str) -> T
     """
     if not isinstance(document, Mapping):
         raise ValueError(f"{where} must hold a JSON object, got {type(document).__name__}.")
-    hints = _hints(cls)
+    hints = _hints(typing.cast("Any", cls))
     fields = {field.name: field for field in dataclasses.fields(typing.cast("Any", cls))}
     for name in document:
         if name not in fields:
@@ -50,8 +50,10 @@ def from_document(cls: type[T], document: Mapping[str, Any], *, where: str) -> T
     return cls(**values)
 
 
-# A run has thousands of rows, and reading the hints takes longer than reading a row.
-_hints = functools.cache(typing.get_type_hints)
+@functools.cache
+def _hints(cls: Any) -> dict[str, Any]:
+    # A run has thousands of rows, and working the hints out takes longer than reading one.
+    return typing.get_type_hints(cls)
 
 
 def write_json(path: Path, document: Any) -> None:

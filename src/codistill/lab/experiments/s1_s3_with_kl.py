@@ -7,7 +7,6 @@ from codistill.lab.experiments.base import Experiment
 from codistill.lab.recipe import Recipe
 from codistill.lab.search_space import SearchSpace
 
-_FALLING = {"weight_decay_factor": 0.1}
 _PLAIN = Recipe(
     name="s1-s3-kl",
     task="digits",
@@ -50,7 +49,7 @@ EXPERIMENT = Experiment(
             _PLAIN,
             arm="all_reduce_falling",
             summary="the same with weight decay divided by 10 at each drop: the control that the paper lacks",
-            **_FALLING,
+            weight_decay_factor=0.1,
         ),
         _PEERS,
         replace(_PEERS, arm="constant", summary="two peers, weight decay constant, settings searched"),
@@ -58,7 +57,7 @@ EXPERIMENT = Experiment(
             _PEERS,
             arm="less_regularised",
             summary="two peers, weight decay divided by 10 at each drop, settings searched",
-            **_FALLING,
+            weight_decay_factor=0.1,
         ),
     ),
     space=SearchSpace(
