@@ -64,6 +64,7 @@ def test_slurm_queues_a_preempted_peer_again_and_it_goes_on_bit_for_bit(
 
 
 @pytest.mark.spawn
+@pytest.mark.timeout(600)  # some twenty processes, each of which imports PyTorch
 def test_ray_starts_a_rank_that_has_died_again_and_it_goes_on_bit_for_bit(
     held: Recipe, uninterrupted: RunFolder, tmp_path: Path, bits_of: Callable[[Path], list[object]]
 ) -> None:
