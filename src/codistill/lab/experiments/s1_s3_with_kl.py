@@ -66,7 +66,7 @@ EXPERIMENT = Experiment(
     settings_of={"out_of_the_box": "all_reduce"},
     claims=(
         Claim(
-            name="S1",
+            name="S1, KL",
             arm="out_of_the_box",
             against="all_reduce",
             metric="test_accuracy",
@@ -75,7 +75,7 @@ EXPERIMENT = Experiment(
             margin=0.5,
         ),
         Claim(
-            name="S3",
+            name="S3, KL",
             arm="less_regularised",
             against="all_reduce",
             metric="test_accuracy",
@@ -84,7 +84,7 @@ EXPERIMENT = Experiment(
             margin=0.5,
         ),
         Claim(
-            name="S3 control",
+            name="S3 control, KL",
             arm="less_regularised",
             against="all_reduce_falling",
             metric="test_accuracy",
@@ -93,7 +93,7 @@ EXPERIMENT = Experiment(
             margin=0.5,
         ),
         Claim(
-            name="S3 constant",
+            name="S3 constant, KL",
             arm="less_regularised",
             against="constant",
             metric="test_accuracy",
