@@ -3,6 +3,7 @@ import io
 import json
 import math
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -145,6 +146,15 @@ def test_a_schedule_that_goes_wrong_is_named_with_its_step(store):
 def test_logits_must_be_a_tensor(store, logits):
     codistiller, _ = make_peer(store)
     with pytest.raises(TypeError, match=f"logits must be a tensor, got {type(logits).__name__}"):
+        codistiller.loss(logits, make_inputs())
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_logits_that_ranks_divide_among_them_are_refused_at_once(store, ranks):
+    codistiller, model = make_peer(store, "a")
+    logits = model(make_inputs())
+    logits.device_mesh = SimpleNamespace(size=lambda: ranks)
+    with pytest.raises(TypeError, match=f"must be an ordinary tensor, got a DTensor over {ranks} ranks"):
         codistiller.loss(logits, make_inputs())
 
 

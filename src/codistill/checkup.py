@@ -24,7 +24,7 @@ class Checkup:
 
     **Ranks**: all ranks of the peer, at every step; rank 0 gives the advice.
     **Blocks**: at every 20th step, for the device and for the other ranks.
-    **On failure**: nothing here fails.
+    **On failure**: a rank that is gone fails the others, as in any collective.
     """
 
     def __init__(self, exchange: Exchange, divergence: Divergence, ranks: PeerRanks) -> None:

@@ -29,7 +29,7 @@ from codistill.losses.divergences import (
 )
 from codistill.losses.targets import Combine, DenseTarget, distillation_term, validate_combine
 from codistill.parallel.group import PeerGroup, PeerRanks
-from codistill.parallel.spread import tensor_spread
+from codistill.parallel.spread import is_distributed_tensor, tensor_spread
 from codistill.schedules import BurnIn, Schedule, as_schedule
 from codistill.snapshots.document import Fields
 from codistill.step_report import StepReport
@@ -240,11 +240,11 @@ class Codistiller:
             self._check_may_swap("loss", logits)
         if self._has_checked_loss:
             return
-        if tensor_spread(logits) > 1:
+        if is_distributed_tensor(logits):
             raise TypeError(
                 f"logits must be an ordinary tensor, got a DTensor over {tensor_spread(logits)} ranks. Pass "
-                "logits.full_tensor(), or logits.to_local() of whole positions with inputs to match, and "
-                "outputs_to_logits, which does the same for teachers."
+                "logits.full_tensor(), or logits.to_local() of whole positions with inputs to match; the same "
+                "for teachers that have a forward here: outputs_to_logits."
             )
         own = DenseTarget(logits.detach())
         with torch.no_grad():

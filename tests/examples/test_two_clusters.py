@@ -17,9 +17,7 @@ ROOT = HERE.parents[1]
 COMMANDS = re.findall(r"```sh\n(.*?)\n```", (ROOT / "examples" / "two_clusters.md").read_text(), re.DOTALL)
 TIMEOUT_S = 200
 # What differs where it is run: the folder, this machine's name, which may not resolve, and how it exits.
-# Several ranks of a recipe are trained by tests/lab/test_launch.py.
 SUBSTITUTES = {
-    " --ranks-per-peer 2": "",
     "torchrun --standalone": "torchrun --standalone --local-addr=127.0.0.1",
     "examples/ddp_peer.py": shlex.join(
         map(str, [HERE / "run_example.py", ROOT / "examples" / "ddp_peer.py"])

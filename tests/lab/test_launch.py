@@ -76,14 +76,9 @@ def test_the_store_of_the_first_seed_is_kept_and_holds_the_last_weights(
     assert sum(tensor.numel() for tensor in state.values()) == 26122
 
 
-def test_runs_that_were_cut_off_go_on_bit_for_bit_and_one_without_a_checkpoint_starts_again(
-    finished: tuple[RunFolder, object],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    bits_of: Callable[[Path], list[object]],
+def test_a_run_that_was_cut_off_goes_on_bit_for_bit_and_one_without_a_checkpoint_starts_again(
+    finished: tuple[RunFolder, object], tmp_path: Path, bits_of: Callable[[Path], list[object]]
 ) -> None:
-    # As many threads in a launch of one peer as in one of both.
-    monkeypatch.setattr(local.provenance, "cores", lambda: 2)
     copy = RunFolder(shutil.copytree(finished[0].path, tmp_path / "copy"))
     whole = copy.results()
     cut_off = [copy.peer_path("codistillation", 3, peer) for peer in "ab"]
@@ -95,16 +90,7 @@ def test_runs_that_were_cut_off_go_on_bit_for_bit_and_one_without_a_checkpoint_s
     lost = copy.peer_path("codistillation", 4, "b")
     (lost / "result.json").unlink()
     (lost / "checkpoint.pt").unlink()
-    recipes = [replace(copy.arms[0], seed=seed) for seed in (3, 4)]
-    store = str(copy.exchange_path("codistillation", 3))
-
-    def resume(peer: str) -> list[PeerResult]:
-        return launch(copy, recipes[:1], options=LaunchOptions(peer=peer, store=store))
-
-    # One at a time, as if each were on a cluster of its own, and then what is left.
-    resumed = run_peers(resume, "ab")
-    assert {peer: [one.peer for one in left] for peer, left in resumed.items()} == {"a": ["a"], "b": ["b"]}
-    again = launch(copy, recipes)
+    again = launch(copy, [replace(copy.arms[0], seed=seed) for seed in (3, 4)])
     assert [bits_of(path) for path in cut_off] == before
     for one, other in zip(whole, again, strict=True):
         assert other.validation_nll == one.validation_nll
@@ -208,10 +194,16 @@ def test_a_store_that_cannot_be_used_is_noticed_before_anything_starts(tiny: Rec
         check([tiny, replace(tiny, seed=4)], options=LaunchOptions(peer="a", store=str(tmp_path / "store")))
 
 
-def test_peers_of_two_ranks_train_as_those_of_one(
-    tiny: Recipe, finished: tuple[RunFolder, object], tmp_path: Path
+def test_peers_of_two_ranks_train_as_those_of_one_and_go_on_one_at_a_time_bit_for_bit(
+    tiny: Recipe,
+    finished: tuple[RunFolder, object],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    bits_of: Callable[[Path], list[object]],
 ) -> None:
-    recipe = replace(tiny, ranks_per_peer=2)
+    # As many threads for each rank in a launch of one peer as in one of both.
+    monkeypatch.setattr(local.provenance, "cores", lambda: 2)
+    recipe = replace(tiny, checkpoint_every=16, ranks_per_peer=2)
     of_one, out = finished[0], make(tmp_path / "out", recipe)
     # In lockstep, two ranks with half a batch each are one rank with the whole of it, up to rounding.
     pairs = zip(launch(out, [recipe]), of_one.results()[:2], strict=True)
@@ -233,6 +225,23 @@ def test_peers_of_two_ranks_train_as_those_of_one(
         for row, expected in zip(of_two_rows, of_one_rows, strict=True):
             assert row.train_loss == pytest.approx(expected.train_loss, abs=1e-4)
             assert row.distillation_loss == pytest.approx(expected.distillation_loss, abs=1e-4)
+    paths = [out.peer_path("codistillation", 3, peer) for peer in "ab"]
+    written = [bits_of(path) for path in paths]
+    # As if both had been killed in the last update, and were started again one by one.
+    for path in paths:
+        (path / "result.json").unlink()
+        (path / "test_scores.npy").unlink()
+
+    store = str(out.exchange_path("codistillation", 3))
+
+    def resume(peer: str) -> list[PeerResult]:
+        return launch(out, [recipe], options=LaunchOptions(peer=peer, store=store))
+
+    assert {peer: [one.peer for one in left] for peer, left in run_peers(resume, "ab").items()} == {
+        "a": ["a"],
+        "b": ["b"],
+    }
+    assert [bits_of(path) for path in paths] == written
 
 
 def test_recipes_of_different_shapes_are_refused(tiny: Recipe, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from codistill.errors import RunExistsError
-from codistill.lab import folder, rank
+from codistill.lab import folder, rank, results
 from codistill.lab.job import Job, save_job
 from codistill.lab.recipe import Recipe
 
@@ -37,6 +37,52 @@ def test_what_an_earlier_life_has_finished_is_left_alone(tiny: Recipe, tmp_path:
     rank.run(make_job(tmp_path, recipe), rank=0, ranks=1)
     assert (made.peer_path("alone", 3, "a") / "result.json").stat().st_mtime_ns == written
     assert [(one.seed, one.peer) for one in made.results()] == [(3, "a"), (4, "a")]
+
+
+def test_a_job_that_was_cut_off_comes_back_to_what_it_had_begun_only(
+    tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = replace(tiny, method="alone")
+    made = folder.create(tmp_path, arms=[recipe], seeds=[3, 4], command=[])
+    job = make_job(tmp_path, recipe)
+    came_back: list[list[bool]] = []
+
+    class Trainer(rank.Trainer):
+        def train(self, *, read_test: bool) -> None:
+            came_back[-1].append(self._place.comes_back)
+
+    monkeypatch.setattr(rank, "Trainer", Trainer)
+
+    def run() -> list[bool]:
+        came_back.append([])
+        rank.run(job, rank=0, ranks=1)
+        return came_back[-1]
+
+    assert run() == [False, False]
+    path = made.peer_path("alone", 3, "a")
+    path.mkdir(parents=True)
+    assert run() == [True, False]
+    # It was refused: what it met under its name may be another run's.
+    job.error_path(0).write_text("said")
+    assert run() == [False, False]
+    job.error_path(0).unlink()
+    # Its state says whose name it has.
+    (path / "checkpoint.pt").touch()
+    assert run() == [False, False]
+
+
+def test_rows_of_a_life_that_was_cut_off_before_its_first_checkpoint_are_dropped(
+    tiny: Recipe, tmp_path: Path
+) -> None:
+    recipe = replace(tiny, method="alone")
+    made = folder.create(tmp_path, arms=[recipe], seeds=[3], command=[])
+    path = made.peer_path("alone", 3, "a") / results.METRICS
+    job = replace(make_job(tmp_path, recipe), recipes=(recipe,))
+    rank.run(job, rank=0, ranks=1)
+    rows = [row.step for row in results.load_evaluations(path)]
+    (path.parent / results.RESULT).unlink()
+    rank.run(job, rank=0, ranks=1)
+    assert [row.step for row in results.load_evaluations(path)] == rows == [10, 20, 30, 40]
 
 
 def test_a_process_group_that_is_there_is_used_and_left(

@@ -19,6 +19,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from codistill.errors import CodistillError
 from codistill.lab import methods, tasks, trackers
+from codistill.lab.checkpoint import CHECKPOINT
 from codistill.lab.device import resolve_device
 from codistill.lab.folder import RunFolder
 from codistill.lab.job import Job, load_job
@@ -64,8 +65,9 @@ def run(job: Job, *, rank: int, ranks: int) -> None:
     """
     device = resolve_device(job.device, rank=rank)
     folder = RunFolder(job.out)
-    # Before ranks wait for one another: none of them makes a folder or writes a result until all have looked.
+    # Before ranks wait for one another: none of them writes a result until all have looked.
     left = job.unfinished()
+    # Rank 0 alone acts on it: it speaks for the peer in the store.
     begun = {(recipe.label, recipe.seed) for recipe in left if _has_begun(job, recipe, folder, ranks)}
     makes_group = ranks > 1 and not dist.is_initialized()
     if makes_group:
@@ -97,10 +99,14 @@ def run(job: Job, *, rank: int, ranks: int) -> None:
 
 
 def _has_begun(job: Job, recipe: Recipe, folder: RunFolder, ranks: int) -> bool:
-    """Return whether an earlier life of the job began this run, and was cut off rather than refused."""
+    """Return whether an earlier life of the job began this run, and was cut off before its first checkpoint.
+
+    Not whether it was refused, or has a checkpoint to go on from: that says itself whose name it has.
+    """
     # What cannot be gone on from is cleared away before jobs are started: what is there is of this run.
     path = folder.peer_path(recipe.label, recipe.seed, job.peer)
-    return path.exists() and not any(job.error_path(rank).exists() for rank in range(ranks))
+    was_refused = any(job.error_path(rank).exists() for rank in range(ranks))
+    return path.exists() and not (path / CHECKPOINT).exists() and not was_refused
 
 
 def _place(

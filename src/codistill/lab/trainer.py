@@ -259,10 +259,10 @@ class Trainer:
     def _resume(self) -> None:
         path, rank = self._folder / CHECKPOINT, self._place.rank
         if not path.exists():
-            if rank == 0:
-                for student in self._students:
-                    # Of a life that was cut off before its first checkpoint.
-                    (student.folder / results.METRICS).unlink(missing_ok=True)
+            for student in self._students:
+                # There are some if a life was cut off before its first checkpoint.
+                if rank == 0 and (student.folder / results.METRICS).exists():
+                    self._drop_rows_after(0, student.folder / results.METRICS)
             return
         state = checkpoint.load(path)
         if "students" not in state:

@@ -1,6 +1,7 @@
 """Over how many ranks torch has spread a model or a tensor."""
 
 from itertools import chain
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -29,6 +30,19 @@ def tensor_spread(tensor: Tensor) -> int:
     Args:
         tensor: Perhaps a ``DTensor``.
     """
-    # Not by its class: DTensor takes half a second to import, and who divides nothing does not need it.
-    mesh = getattr(tensor, "device_mesh", None)
+    mesh = _mesh(tensor)
     return 1 if mesh is None else int(mesh.size())
+
+
+def is_distributed_tensor(tensor: Tensor) -> bool:
+    """Return whether it is a ``DTensor``, if only over one rank.
+
+    Args:
+        tensor: Any.
+    """
+    return _mesh(tensor) is not None
+
+
+def _mesh(tensor: Tensor) -> Any:
+    # Not by its class: DTensor takes half a second to import, and who divides nothing does not need it.
+    return getattr(tensor, "device_mesh", None)

@@ -79,6 +79,6 @@ recipe = Recipe(
     updates=40,
     batch_size=16,
     interval_steps=5,
-    evaluate_every=10,
+    evaluate_every=5,
     checkpoint_every=10,
 )

@@ -41,7 +41,8 @@ EXPERIMENT = Experiment(
     regime=(
         "Handwritten digits with true labels, 718 to learn from, a perceptron of 26,122 "
         "parameters: each peer "
-        "goes through the data 67 times, and the training loss falls to 0.00. So regularisation matters."
+        "goes through the data 67 times, and the training loss falls to 0.00. So regularisation matters. "
+        "See S1-S3-KL for the same with KL and more arms."
     ),
     arms=(
         _PLAIN,

@@ -14,7 +14,7 @@ class Launcher(ABC):
 
     Jobs that run elsewhere read the file that each was written to, and write where it says: the results
     folder and the data must be at the same paths there. A job that is taken off its machine comes back and
-    goes on from its own checkpoint.
+    goes on from its own checkpoint, or, before there is one, starts again under its name.
 
     Attributes:
         name: What users call it.

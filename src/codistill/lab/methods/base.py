@@ -87,7 +87,7 @@ class Place:
     mesh: DeviceMesh | None = None
     """Peers x ranks, with dimensions of these names, where all peers are in one world."""
     comes_back: bool = False
-    """Whether the peer has begun this run before, in a job that was cut off and started again."""
+    """Whether the peer has begun this run before, in a job that was cut off before its first checkpoint."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
