@@ -243,8 +243,8 @@ class Codistiller:
         if is_distributed_tensor(logits):
             raise TypeError(
                 f"logits must be an ordinary tensor, got a DTensor over {tensor_spread(logits)} ranks. Pass "
-                "logits.full_tensor(), or logits.to_local() of whole positions with inputs to match; the same "
-                "for teachers that have a forward here: outputs_to_logits."
+                "logits.full_tensor(), or logits.to_local() of whole positions with inputs to match; "
+                "the same for teachers that have a forward here: outputs_to_logits."
             )
         own = DenseTarget(logits.detach())
         with torch.no_grad():
