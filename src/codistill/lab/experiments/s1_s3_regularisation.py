@@ -39,9 +39,9 @@ EXPERIMENT = Experiment(
         "decay lowered at each drop of the learning rate they are at par: 75.9 against 76.1 (S3)."
     ),
     regime=(
-        "Handwritten digits with true labels, 718 to learn from, a perceptron of 26,122 parameters: each peer "
-        "goes through the data 67 times, and the training loss falls to 0.00. So regularisation matters. Out "
-        "of the box peers diverged, which is no evidence for S1: see S1-S3-KL."
+        "Handwritten digits with true labels, 718 to learn from, a perceptron of 26,122 parameters: each "
+        "peer goes through the data 67 times, and the training loss falls to 0.00. So regularisation matters. "
+        "Out of the box peers diverged, which is no evidence for S1: see S1-S3-KL."
     ),
     arms=(
         _PLAIN,
