@@ -40,8 +40,8 @@ EXPERIMENT = Experiment(
     ),
     regime=(
         "Handwritten digits with true labels, 718 to learn from, a perceptron of 26,122 parameters: each "
-        "peer goes through the data 67 times, and the training loss falls to 0.00. So regularisation matters. "
-        "Out of the box peers diverged, which is no evidence for S1: see S1-S3-KL."
+        "peer goes through the data 67 times, and the training loss falls to 0.00. So regularisation "
+        "matters. Out of the box peers diverged, which is no evidence for S1: see S1-S3-KL."
     ),
     arms=(
         _PLAIN,
