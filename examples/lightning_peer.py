@@ -4,6 +4,7 @@ import argparse
 
 import torch
 from lightning import LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from sklearn.datasets import load_digits
 from torch import nn
@@ -18,6 +19,7 @@ arguments.add_argument("--peer", required=True, help="this job's name; the other
 arguments.add_argument("--store", required=True, help="a folder or URL that all peers see")
 arguments.add_argument("--epochs", type=int, default=20, help="passes through the data")
 arguments.add_argument("--seed", type=int, help="of weights and batches; None draws one")
+arguments.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
 options = arguments.parse_args()
 
 
@@ -53,12 +55,18 @@ images, labels = load_digits(return_X_y=True)
 inputs, targets = torch.tensor(images, dtype=torch.float32) / 16, torch.tensor(labels)
 train, test = TensorDataset(inputs[:1500], targets[:1500]), TensorDataset(inputs[1500:], targets[1500:])
 module = Digits()
-exchange = CheckpointExchange(options.store, peer=options.peer, membership=Membership(start_with_peers=1))
+folder = "runs/lightning"
+folder += f"-{options.peer}"
+start = Membership(start_with_peers=1, rejoin=options.resume)
 trainer = Trainer(
-    callbacks=[CodistillationCallback(exchange)],
+    callbacks=[
+        ModelCheckpoint(folder, save_last=True),
+        CodistillationCallback(CheckpointExchange(options.store, peer=options.peer, membership=start)),
+    ],
     max_epochs=options.epochs,
-    logger=CSVLogger("runs", name="lightning"),
+    logger=CSVLogger(folder, name="logs"),
     log_every_n_steps=10,
 )
-trainer.fit(module, DataLoader(train, batch_size=32, shuffle=True))
+checkpoint = "last" if options.resume else None
+trainer.fit(module, DataLoader(train, batch_size=32, shuffle=True), ckpt_path=checkpoint)
 trainer.test(module, DataLoader(test, batch_size=300))

@@ -67,7 +67,7 @@ def test_nothing_is_said_of_a_training_of_which_little_is_known():
             "same class at 99.2% of the positions",
             "PartitionedSampler",
         ),
-        ({"weighted_term": 1.5}, "(1.5) is above the task loss (1)", "burn_in_steps"),
+        ({"weighted_term": 1.5}, "(1.5) is above the task loss (1;", "burn_in_steps"),
         ({"teachers": {"b": teacher(age_steps=500)}}, "'b' is 500 steps old, 10 intervals", "interval_steps"),
     ],
 )
@@ -144,13 +144,48 @@ def test_no_weight_decay_need_not_be_lowered():
     assert said(evidence(weight_decay=0.0), *[evidence(weight_decay=0.0, learning_rate=0.001)] * 30) == []
 
 
-def test_all_that_was_said_is_kept():
+def test_the_warning_names_its_step_and_advice_is_what_holds_at_the_last_look():
     advisor = Advisor()
+    looks = [evidence(weighted_term=2.0, step=step) for step in range(LOOKS)]
+    given = [sentence for look in looks for sentence in advisor.look(look)]
+    (held,) = advisor.advice
+    assert given == [f"At step {LOOKS - 1}: {held}"]
+    assert "(2) is above the task loss" in held
+    # The numbers are those of the last look.
     for _ in range(LOOKS):
-        advisor.look(evidence(weighted_term=2.0))
+        assert advisor.look(evidence(weighted_term=3.0)) == ()
+    assert "(3) is above the task loss" in advisor.advice[0]
     for _ in range(LOOKS):
-        advisor.look(evidence(agreement={"b": 1.0}, task_loss=0.5))
-    assert len(advisor.advice) == 2
+        advisor.look(evidence())
+    assert advisor.advice == ()
+    for _ in range(LOOKS):
+        assert advisor.look(evidence(weighted_term=2.0)) == ()
+    assert advisor.advice == (held,)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ({"teachers": {"b": teacher(age_steps=500)}}, {"teachers": {"b": teacher(age_steps=10)}}),
+        ({"learning_rate": 0.01}, {"learning_rate": 0.01, "weight_decay": 1e-5}),
+    ],
+)
+def test_advice_holds_as_long_as_what_it_is_about(wrong, right):
+    advisor = Advisor()
+    for changes in ({}, *[wrong] * 3 * LOOKS):
+        advisor.look(evidence(**changes))
+    assert len(advisor.advice) == 1
+    advisor.look(evidence(**right))
+    assert advisor.advice == ()
+
+
+def test_a_much_weaker_teacher_is_named_until_it_is_so_no_more():
+    advisor = Advisor()
+    for look in [evidence()] * LOOKS + snapshots(1.0, 1.8, 1.7, 1.6):
+        advisor.look(look)
+    assert len(advisor.advice) == 1
+    advisor.look(evidence(teachers={"b": teacher(sequence=9, task_loss=1.1)}))
+    assert advisor.advice == ()
 
 
 def test_what_an_earlier_life_has_said_is_not_said_again():
@@ -158,9 +193,9 @@ def test_what_an_earlier_life_has_said_is_not_said_again():
     for _ in range(LOOKS):
         advisor.look(evidence(agreement={"b": 1.0}, task_loss=None))
     resumed = Advisor.from_fields(Fields(json.loads(json.dumps(advisor.state_dict())), "advice"))
-    assert resumed.advice == advisor.advice != ()
     again = evidence(agreement={"b": 1.0}, task_loss=None)
     assert [resumed.look(again) for _ in range(LOOKS)] == [()] * LOOKS
+    assert resumed.advice == advisor.advice != ()
 
 
 def test_a_life_that_follows_knows_the_first_task_loss():
@@ -173,7 +208,9 @@ def test_a_life_that_follows_knows_the_first_task_loss():
 
 
 def test_a_state_without_the_first_task_loss_is_read():
-    assert Advisor.from_fields(Fields({"said": {"weight": "Lower it."}}, "advice")).advice == ("Lower it.",)
+    advisor = Advisor.from_fields(Fields({"said": {"weight": "Lower it."}}, "advice"))
+    assert [advisor.look(evidence(weighted_term=2.0)) for _ in range(LOOKS)] == [()] * LOOKS
+    assert len(advisor.advice) == 1
 
 
 def test_a_state_that_is_no_text_is_refused():

@@ -1041,7 +1041,7 @@ def test_a_setting_that_does_not_help_is_said_once_and_told_to_others(store):
     assert len(caught) == len(given) == 1
     codistiller.close()
     status = Status.from_json(store.read("a/status.json", max_bytes=10**5), key="a/status.json")
-    assert status.advice == tuple(given)
+    assert [f"At step 240: {sentence}" for sentence in status.advice] == given
 
 
 def what_is_advised(store, model, *, times=2.0, **options):

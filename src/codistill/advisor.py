@@ -75,6 +75,8 @@ class _Recent:
 class Advisor:
     """Says in one sentence, once, that the distillation loss is not helping, with the setting to change.
 
+    What was said and holds no longer is not among its advice any more, and is not said a second time.
+
     The rules look at medians over ten looks, 200 steps, and are about settings, not about accidents: what
     dies, breaks or diverges is dealt with elsewhere.
 
@@ -93,6 +95,7 @@ class Advisor:
 
     def __init__(self) -> None:
         self._said: dict[str, str] = {}
+        self._holds: dict[str, str] = {}
         self._agreement, self._task_loss, self._term = _Recent(), _Recent(), _Recent()
         self._first_task_loss: float | None = None
         self._weaknesses: dict[str, _Weakness] = {}
@@ -124,11 +127,11 @@ class Advisor:
 
     @property
     def advice(self) -> tuple[str, ...]:
-        """All sentences so far."""
-        return tuple(self._said.values())
+        """What held at the last look, in the words and with the numbers of then."""
+        return tuple(self._holds.values())
 
     def look(self, evidence: Evidence) -> tuple[str, ...]:
-        """Return the sentences that are new at this step.
+        """Return the sentences that are new at this step, which they name.
 
         Args:
             evidence: What there is to see; every 20 steps.
@@ -139,8 +142,11 @@ class Advisor:
         self._term.add(evidence.weighted_term)
         if self._first_task_loss is None:
             self._first_task_loss = self._task_loss.median
+        self._holds = dict(self._findings(evidence))
         new = {
-            subject: sentence for subject, sentence in self._findings(evidence) if subject not in self._said
+            subject: f"At step {evidence.step:,}: {sentence}"
+            for subject, sentence in self._holds.items()
+            if subject not in self._said
         }
         self._said |= new
         return tuple(new.values())
@@ -159,8 +165,8 @@ class Advisor:
         if has_learnt and agreement is not None and agreement >= AGREEMENT:
             yield (
                 "agreement",
-                f"Student and teachers choose the same class at {agreement:.1%} of the positions: the "
-                "distillation loss has little left to teach. Give peers different data "
+                f"Student and teachers choose the same class at {agreement:.1%} of the positions (median of "
+                "200 steps): the distillation loss has little left to teach. Give peers different data "
                 "(PartitionedSampler) or models, or save the teachers' forwards with a weight schedule that "
                 "ends at 0.",
             )
@@ -172,9 +178,9 @@ class Advisor:
         if term > task_loss > first / 2 > 0:
             yield (
                 "weight",
-                f"The weighted distillation loss ({term:.3g}) is above the task loss ({task_loss:.3g}), "
-                "still over half of what it was at the start: the student follows its teachers rather "
-                "than the data. Lower weight, or begin later with burn_in_steps.",
+                f"The weighted distillation loss ({term:.3g}) is above the task loss ({task_loss:.3g}; "
+                "medians of 200 steps), still over half of what it was at the start: the student follows its "
+                "teachers rather than the data. Lower weight, or begin later with burn_in_steps.",
             )
 
     def _on_age(self, evidence: Evidence) -> Iterator[tuple[str, str]]:
@@ -186,7 +192,7 @@ class Advisor:
             # One that fades, or is bad, has been told of.
             counts = teacher.share == 1.0 and not teacher.is_finished
             self._looks_at_old[peer] = self._looks_at_old.get(peer, 0) + 1 if is_old and counts else 0
-            if self._looks_at_old[peer] == LOOKS:
+            if self._looks_at_old[peer] >= LOOKS:
                 yield (
                     f"age {peer}",
                     f"The newest snapshot of peer {peer!r} is {teacher.age_steps:,} steps old, "
@@ -200,11 +206,12 @@ class Advisor:
         for peer, teacher in evidence.teachers.items():
             order = (teacher.incarnation, teacher.sequence)
             known = self._weaknesses.setdefault(peer, _Weakness(order))
-            if known.order == order or own is None or teacher.task_loss is None:
+            if own is None or teacher.task_loss is None:
                 continue
-            is_weaker = teacher.task_loss > max(WEAKER * own, own + WORSE_BY) and own > 0
-            known.order, known.snapshots = order, known.snapshots + 1 if is_weaker else 0
-            if known.snapshots == SNAPSHOTS:
+            if known.order != order:
+                is_weaker = teacher.task_loss > max(WEAKER * own, own + WORSE_BY) and own > 0
+                known.order, known.snapshots = order, known.snapshots + 1 if is_weaker else 0
+            if known.snapshots >= SNAPSHOTS:
                 yield (
                     f"unequal {peer}",
                     f"Peer {peer!r} is much weaker than its student: its last {SNAPSHOTS} snapshots came "
@@ -222,7 +229,7 @@ class Advisor:
         is_lowered = rate <= LOWERED_TO * self._highest_rate
         is_kept = decay >= self._first_decay > 0
         self._looks_at_same_decay = self._looks_at_same_decay + 1 if is_lowered and is_kept else 0
-        if self._looks_at_same_decay == LOOKS:
+        if self._looks_at_same_decay >= LOOKS:
             yield (
                 "weight decay",
                 f"The learning rate was lowered from {self._highest_rate:.3g} to {rate:.3g} and the weight "

@@ -1,7 +1,6 @@
 """Whether the distillation loss does harm to a training, or no good: looked at every 20 steps."""
 
 import statistics
-import warnings
 from collections.abc import Mapping
 from typing import Any, Self, final
 
@@ -10,8 +9,9 @@ from torch import Tensor
 
 from codistill.advisor import Advisor, Evidence, largest
 from codistill.agreement_meter import AgreementMeter
+from codistill.caller import warn_caller
 from codistill.divergence_guard import DivergenceGuard
-from codistill.errors import AdviceWarning, CodistillWarning
+from codistill.errors import AdviceWarning
 from codistill.exchange.base import Exchange, Predictions
 from codistill.losses.divergences import Divergence, soft_cross_entropy
 from codistill.parallel.group import PeerRanks
@@ -60,7 +60,7 @@ class Checkup:
 
     @property
     def advice(self) -> tuple[str, ...]:
-        """All that was said so far."""
+        """What held at the last look."""
         return self._advisor.advice
 
     def see_batch(self, logits: Tensor, predictions: Predictions, mask: Tensor | None, *, step: int) -> None:
@@ -110,7 +110,7 @@ class Checkup:
         )
         if self._ranks.rank == 0:
             for sentence in advice:
-                warnings.warn(sentence, AdviceWarning, stacklevel=3)
+                warn_caller(sentence, AdviceWarning)
         return advice
 
     def state_dict(self) -> dict[str, Any]:
@@ -144,9 +144,7 @@ class Checkup:
         if not self._has_warned:
             self._has_warned = True
             done = "nothing is changed, in lockstep" if self._exchange.is_lockstep else "its weight is halved"
-            warnings.warn(
+            warn_caller(
                 f"The distillation term diverges at step {step}, and the task loss with it: "
                 f"{done}. Lower the weight or the learning rate, or begin later with burn_in_steps.",
-                CodistillWarning,
-                stacklevel=4,
             )

@@ -2,7 +2,6 @@
 
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
@@ -12,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from codistill.arguments import check_int, check_seconds
+from codistill.caller import warn_caller
 from codistill.checkup import Checkup
-from codistill.errors import CodistillWarning
 from codistill.exchange.base import (
     DistillationSettings,
     Exchange,
@@ -456,11 +455,9 @@ class Codistiller:
         limit = max(_LOSSES_WITHOUT_A_STEP, 2 * self._exchange.interval_steps)
         if self._tally.losses_of_step == limit and not self._has_warned:
             self._has_warned = True
-            warnings.warn(
+            warn_caller(
                 f"loss() was called {limit} times without step(): nothing is published or fetched. "
                 "Call codistiller.step() after each optimizer.step().",
-                CodistillWarning,
-                stacklevel=3,
             )
 
     def _progress(self, *, with_losses: bool) -> Progress:

@@ -1,7 +1,6 @@
 """Which peer sees which samples, in which order."""
 
 import hashlib
-import warnings
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from typing import Any, Literal, TypeAlias, final, get_args
 
@@ -10,7 +9,7 @@ from torch.utils.data import Sampler
 from typing_extensions import override
 
 from codistill.arguments import check_int
-from codistill.errors import CodistillWarning
+from codistill.caller import warn_caller
 from codistill.partitions import (
     COMMON_ORDER,
     ORDER,
@@ -238,7 +237,7 @@ class PartitionedSampler(Sampler[int]):
         for name, value in (("labels", labels), ("alpha", alpha)):
             if value is not None:
                 message = f"{name} has no effect with regime {self._regime!r}. Leave it out."
-                warnings.warn(message, CodistillWarning, stacklevel=3)
+                warn_caller(message)
         if self._regime == "disjoint":
             return deal_evenly(self._size, peers=count, seed=self._seed)[own], {}
         return np.arange(self._size, dtype=np.int64), {}

@@ -39,5 +39,6 @@ def check_installed(module: str, extra: str) -> None:
     package = module.partition(".")[0]
     if importlib.util.find_spec(package) is None:
         raise ExtraMissingError(
-            f"{package} must be installed for this, and it is not. Run: pip install 'codistill[{extra}]'"
+            f"{package} must be installed for this, and it is not. Run: pip install 'codistill[{extra}]' "
+            f"(in a clone: pip install '.[{extra}]')"
         )

@@ -11,6 +11,8 @@ def test_experiments_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "S1-S3" in out
     assert "diabetes130" in out
+    assert "no evidence" in out
+    assert "codistill reproduce S1-S3-KL" in out
 
 
 def test_a_claim_shows_what_came_of_it(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,9 @@
 import copy
 import importlib
 import importlib.util
+import os
 import pickle
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
@@ -18,17 +20,19 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateFinder, ModelCheckpoint
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 import codistill.integrations.lightning
-from codistill import CheckpointExchange, Codistiller, PredictionExchange, load_snapshot
-from codistill.errors import CodistillWarning, ExtraMissingError
+from codistill import CheckpointExchange, Codistiller, Membership, PredictionExchange, load_snapshot
+from codistill.errors import CodistillWarning, ExtraMissingError, PeerMissingError
+from codistill.exchange.checkpoint.lives import read_status
 from codistill.exchange.checkpoint.lockstep import Lockstep
 from codistill.integrations.lightning import CodistillationCallback
 from codistill.stores import MemoryStore, Store
-from codistill.testing import connect_peers, run_peers
+from codistill.testing import FakeClock, connect_peers, run_peers
 
 CLASSES = 5
 WEIGHT = 0.7
@@ -518,6 +522,62 @@ def test_a_batch_that_training_step_skips_is_no_loss() -> None:
     assert (callback.report.step, callback.report.samples) == (BATCHES, (BATCHES - 1) * 8)
 
 
+# --- ended while it waits for others ---
+
+
+class DeadlyClock(FakeClock):
+    """Lets the process be asked to end at its third sleep."""
+
+    def sleep(self, seconds: float) -> None:
+        super().sleep(seconds)
+        if len(self.sleeps) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_sigterm_ends_a_wait_for_the_first_peers() -> None:
+    store = MemoryStore()
+    exchange = CheckpointExchange(store, peer="a", membership=Membership(start_with_peers=1))
+    exchange.clock = DeadlyClock()
+    trainer, before = make_trainer(CodistillationCallback(exchange)), signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SIGTERMException):
+        trainer.fit(Task("a"))
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert len(exchange.clock.sleeps) == 3
+    assert read_status(store, "a").state == "left"
+
+
+def test_sigterm_ends_a_wait_in_lockstep() -> None:
+    store = MemoryStore()
+    # The other was there at the start, and made no step.
+    other = lockstep(store, "b")
+    other.clock = FakeClock()
+    with pytest.raises(PeerMissingError):
+        Codistiller(make_net("b"), other).loss(torch.randn(8, CLASSES), torch.randn(8, 6))
+    exchange = lockstep(store, "a")
+    exchange.clock = DeadlyClock()
+    task = Task("a")
+    with pytest.raises(SIGTERMException):
+        make_trainer(CodistillationCallback(exchange)).fit(task)
+    assert len(exchange.clock.sleeps) == 3
+    # The first batch was waited for, the second not begun.
+    assert task.losses == []
+    assert read_status(store, "a").state == "left"
+
+
+def test_sigterm_at_any_other_time_is_lightning_s() -> None:
+    task = Task("a")
+
+    class Deadly(Callback):
+        def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+            if trainer.global_step == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(SIGTERMException):
+        make_trainer(CodistillationCallback(alone()), Deadly()).fit(task)
+    # The batch was finished first.
+    assert len(task.losses) == 3
+
+
 # --- what is logged ---
 
 
@@ -556,6 +616,18 @@ def test_the_trainer_s_loggers_are_told_at_its_own_pace() -> None:
     assert 0 <= rows[-1][1]["codistill/agreement"] <= 1
     # For early stopping and the like.
     assert "codistill/distillation_loss" in trainer.callback_metrics
+
+
+def test_what_callbacks_monitor_is_of_the_last_batch_of_the_epoch() -> None:
+    seen = []
+
+    class Monitor(Callback):
+        def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            seen.append(float(trainer.callback_metrics["codistill/age_steps/b"]))
+
+    callback = CodistillationCallback(alone(store_with_a_finished_peer()), weight=WEIGHT)
+    make_trainer(callback, Monitor(), logger=Notebook(), log_every_n_steps=3, max_epochs=2).fit(Task("a"))
+    assert seen == [BATCHES, 2 * BATCHES]
 
 
 def test_without_a_teacher_there_is_no_distillation_loss_to_log() -> None:

@@ -34,7 +34,7 @@ def test_the_page_shows_the_changed_lines() -> None:
 
 def metrics(folder: Path) -> dict[str, list[float]]:
     """Return what a peer's logger was told, by name, in order."""
-    (path,) = folder.glob("runs/lightning/version_0/metrics.csv")
+    (path,) = folder.glob("runs/lightning-*/logs/version_0/metrics.csv")
     columns: dict[str, list[float]] = {}
     with path.open() as file:
         for row in csv.DictReader(file):
@@ -72,3 +72,23 @@ def test_both_peers_of_the_example_learn_from_each_other(tmp_path: Path) -> None
             assert all(map(math.isfinite, told[name]))
         (accuracy,) = told["accuracy"]
         assert accuracy > 0.8
+        last = tmp_path / peer / f"runs/lightning-{peer}/last.ckpt"
+        again = subprocess.run(
+            [
+                sys.executable,
+                EXAMPLE,
+                "--peer",
+                peer,
+                "--store",
+                tmp_path / "store",
+                "--epochs",
+                "5",
+                "--resume",
+            ],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path / peer,
+            timeout=240,
+        )
+        assert again.returncode == 0, again.stderr
+        assert f"Restored all states from the checkpoint at {last}" in again.stderr

@@ -302,9 +302,9 @@ def test_losses_and_weights_are_those_of_the_loop_by_hand(kind: str, tmp_path: P
     totals, tasks = by_hand(same, teacher, rows(), shift=shift, counted=counted)
     assert len(totals) == 6
     assert losses(trainer) == pytest.approx(totals, abs=1e-5)
-    assert losses(trainer, "task_loss") == pytest.approx(tasks, abs=1e-5)
+    assert losses(trainer, "codistill/task_loss") == pytest.approx(tasks, abs=1e-5)
     assert_same(student, weights(same), tolerance=1e-5)
-    assert max(losses(trainer, "distillation_loss")) > 1e-3
+    assert max(losses(trainer, "codistill/distillation_loss")) > 1e-3
     assert trainer.report is not None
     assert (trainer.report.step, trainer.report.samples, trainer.report.teacher_share) == (6, 28, 1.0)
 
@@ -326,7 +326,7 @@ def test_where_a_model_leaves_the_count_out_both_losses_are_sums_of_means(kind: 
     same = make(0)
     totals, tasks = by_hand(same, teacher, rows()[:12], counted=counted)
     assert losses(trainer) == pytest.approx([3 * total for total in totals], abs=1e-4)
-    assert losses(trainer, "task_loss") == pytest.approx(tasks, abs=1e-5)
+    assert losses(trainer, "codistill/task_loss") == pytest.approx(tasks, abs=1e-5)
     assert_same(student, weights(same), tolerance=1e-5)
 
 
@@ -389,11 +389,13 @@ def test_a_run_in_lockstep_that_is_stopped_and_resumed_is_the_undisturbed_one_to
 
     resumed = beside_b(tmp_path / "two", stopped_and_resumed)
     assert losses(resumed) == losses(undisturbed)
-    assert losses(resumed, "distillation_loss") == losses(undisturbed, "distillation_loss")
+    assert losses(resumed, "codistill/distillation_loss") == losses(
+        undisturbed, "codistill/distillation_loss"
+    )
     assert_same(resumed.model, weights(undisturbed.model))
     _, info = load_snapshot(tmp_path / "two" / "store", "a")
     assert (info.step, info.samples, info.finished) == (6, 12, True)
-    assert min(losses(resumed, "distillation_loss")) > 1e-4
+    assert min(losses(resumed, "codistill/distillation_loss")) > 1e-4
 
 
 def beside_b(folder: Path, train: Callable[[], Trainer]) -> Trainer:
@@ -504,15 +506,17 @@ def test_a_line_of_the_log_holds_the_loss_and_what_it_is_made_of(tmp_path: Path)
     trainer.train()
     lines = [line for line in trainer.state.log_history if "loss" in line]
     assert len(lines) == 20
-    assert "distillation_loss" not in lines[0]
-    assert lines[0]["distillation_weight"] == 0.0
+    assert "codistill/distillation_loss" not in lines[0]
+    assert lines[0]["codistill/weight"] == 0.0
     for line in lines[1:]:
-        assert line["loss"] == pytest.approx(line["task_loss"] + WEIGHT * line["distillation_loss"], abs=1e-5)
-        assert (line["distillation_weight"], line["age_steps_b"]) == (WEIGHT, line["step"])
-    assert 0.0 <= lines[-1]["agreement"] <= 1.0
-    assert lines[-1]["teacher_share"] == 1.0
+        assert line["loss"] == pytest.approx(
+            line["codistill/task_loss"] + WEIGHT * line["codistill/distillation_loss"], abs=1e-5
+        )
+        assert (line["codistill/weight"], line["codistill/age_steps/b"]) == (WEIGHT, line["step"])
+    assert 0.0 <= lines[-1]["codistill/agreement"] <= 1.0
+    assert lines[-1]["codistill/teacher_share"] == 1.0
     assert {type(value) for line in lines for value in line.values()} <= {int, float}
-    assert "task_loss" not in trainer.state.log_history[-1]
+    assert "codistill/task_loss" not in trainer.state.log_history[-1]
 
 
 # --- whatever the loss is ---
@@ -552,16 +556,18 @@ def test_the_loss_is_the_task_loss_and_the_weighted_term(kind: str, tmp_path: Pa
     plain = Trainer(llama(0), arguments(tmp_path, **options), train_dataset=texts(), **own_loss)
     plain.train()
     assert losses(both[0.0]) == losses(plain)
-    assert losses(both[WEIGHT], "task_loss")[0] == pytest.approx(losses(plain)[0], abs=1e-6)
+    assert losses(both[WEIGHT], "codistill/task_loss")[0] == pytest.approx(losses(plain)[0], abs=1e-6)
     for line in both[WEIGHT].state.log_history[:-1]:
-        assert line["loss"] == pytest.approx(line["task_loss"] + WEIGHT * line["distillation_loss"], abs=1e-5)
+        assert line["loss"] == pytest.approx(
+            line["codistill/task_loss"] + WEIGHT * line["codistill/distillation_loss"], abs=1e-5
+        )
     # The first distance does not depend on how the task loss is made.
     tokens, labels = (torch.stack([row[name] for row in texts(6)]) for name in ("input_ids", "labels"))
     counts = labels[:, 1:] != IGNORED
     with torch.no_grad():
         student, teacher = (log_softmax(llama(seed)(tokens).logits[:, :-1][counts], -1) for seed in (0, 1))
     distance = kl_div(student, teacher, reduction="batchmean", log_target=True)
-    assert losses(both[WEIGHT], "distillation_loss")[0] == pytest.approx(
+    assert losses(both[WEIGHT], "codistill/distillation_loss")[0] == pytest.approx(
         float(distance), rel=0.05 if kind == "bf16" else 1e-4
     )
 
@@ -611,9 +617,11 @@ def test_a_trainer_of_one_s_own_is_a_peer_with_the_mixin_before_it(tmp_path: Pat
     plain = Weighing(Plain(0), arguments(tmp_path, remove_unused_columns=False), train_dataset=rows)
     plain.train()
     lines = [line for line in trainer.state.log_history if "loss" in line]
-    assert lines[0]["task_loss"] == pytest.approx(losses(plain)[0], abs=1e-6)
+    assert lines[0]["codistill/task_loss"] == pytest.approx(losses(plain)[0], abs=1e-6)
     for line in lines:
-        assert line["loss"] == pytest.approx(line["task_loss"] + WEIGHT * line["distillation_loss"], abs=1e-5)
+        assert line["loss"] == pytest.approx(
+            line["codistill/task_loss"] + WEIGHT * line["codistill/distillation_loss"], abs=1e-5
+        )
     assert trainer.report.teacher_share == 1.0
 
 
@@ -653,7 +661,7 @@ def test_a_mean_of_one_s_own_is_not_taken_for_one_that_the_trainer_multiplies_by
     monkeypatch.setattr(type(trainer.accelerator), "num_processes", property(lambda _: 2))
     trainer.train()
     for line in [line for line in trainer.state.log_history if "loss" in line]:
-        mean = line["task_loss"] + WEIGHT * line["distillation_loss"]
+        mean = line["codistill/task_loss"] + WEIGHT * line["codistill/distillation_loss"]
         # The Trainer (5.24) adds up the means of micro-batches.
         assert line["loss"] == pytest.approx(accumulate * mean, abs=1e-5)
 
@@ -681,7 +689,7 @@ def test_a_mask_of_one_s_own_decides_which_positions_are_compared(tmp_path: Path
     with torch.no_grad():
         student, teacher = (log_softmax(Plain(seed)(first)["logits"], -1) for seed in (0, 1))
     wanted = float(kl_div(student, teacher, reduction="batchmean", log_target=True))
-    assert losses(trainer, "distillation_loss")[0] == pytest.approx(wanted, abs=1e-6)
+    assert losses(trainer, "codistill/distillation_loss")[0] == pytest.approx(wanted, abs=1e-6)
 
 
 class CallsTwice(Trainer):

@@ -129,7 +129,7 @@ def test_two_peers_of_the_example_teach_each_other(tmp_path: Path) -> None:
         assert jobs[peer].returncode == 0, err
         found = re.search(r"eval_loss += +(\S+)", out)
         assert 1.0 < float(found[1]) < 4.0, out  # 5.5 before training
-        assert "distillation_loss" in out
+        assert "codistill/distillation_loss" in out
         key = status_key(peer)
         status = Status.from_json(store.read(key, max_bytes=MAX_STATUS_BYTES), key=key)
         assert (status.state, list(status.reading)) == ("finished", [other])

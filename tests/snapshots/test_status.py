@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from codistill.errors import SnapshotError, SnapshotFormatError
 from codistill.snapshots.status import (
     MAX_ADVICE,
-    MAX_ADVICE_LENGTH,
     MAX_READING,
+    MAX_SENTENCE,
     MAX_STATUS_BYTES,
     MAX_TOLD,
     Status,
@@ -39,6 +39,7 @@ STATUSES = st.builds(
     stall_s=LOSSES,
     running_s=LOSSES,
     advice=st.lists(st.text(st.characters(exclude_categories=["C"]), max_size=500), max_size=8).map(tuple),
+    waits_for=st.none() | st.text(st.characters(exclude_categories=["C"]), max_size=500),
 )
 
 
@@ -75,7 +76,8 @@ def test_the_largest_status_is_within_the_limit():
         agreement=dict.fromkeys(reading, 1 / 3),
         ages=dict.fromkeys(reading, 2**63 - 1),
         quarantined=tuple(reading),
-        advice=("x" * 2 * MAX_ADVICE_LENGTH,) * 2 * MAX_ADVICE,
+        advice=("x" * 2 * MAX_SENTENCE,) * 2 * MAX_ADVICE,
+        waits_for="x" * 2 * MAX_SENTENCE,
     )
     assert len(largest.to_json()) <= MAX_STATUS_BYTES
     back = Status.from_json(largest.to_json(), key="a/status.json")

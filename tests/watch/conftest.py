@@ -90,6 +90,7 @@ _PLAIN_PEER = PeerView(
     state="running",
     is_confirmed=True,
     silent_s=None,
+    waits_for=None,
     incarnation=0,
     sequence=4,
     step=1200,

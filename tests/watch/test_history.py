@@ -35,6 +35,19 @@ def test_a_peer_that_had_died_before_the_watch_began_is_found_silent(tell, look)
     assert (peers["a"].state, peers["a"].is_confirmed) == ("silent", False)
 
 
+def test_a_peer_that_waits_for_others_says_so_and_can_fall_silent(tell, look):
+    tell("a", waits_for="the first snapshots of others")
+    look()
+    tell("a", waits_for="the first snapshots of others")
+    _, peers = look(2.0)
+    assert (peers["a"].state, peers["a"].waits_for) == ("waiting", "the first snapshots of others")
+    _, peers = look(SILENT_AFTER_S)
+    assert (peers["a"].state, peers["a"].waits_for) == ("silent", None)
+    tell("a")
+    _, peers = look(2.0)
+    assert (peers["a"].state, peers["a"].waits_for) == ("running", None)
+
+
 def test_finished_and_left_are_the_peer_s_own_words_and_never_silent(tell, look):
     tell("a", state="finished")
     tell("b", state="left")

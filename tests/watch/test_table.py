@@ -46,6 +46,8 @@ def test_states_say_what_the_watcher_knows(view_of):
                 "b": {"state": "silent", "silent_s": 130.0},
                 "c": {"state": "finished"},
                 "d": {"state": "unreadable", "problems": ("d is broken.",)},
+                "e": {"state": "waiting", "waits_for": "peer 'f' to publish step 50"},
+                "g": {"state": "waiting", "is_confirmed": False, "waits_for": "others"},
             }
         )
     )
@@ -53,6 +55,14 @@ def test_states_say_what_the_watcher_knows(view_of):
     assert "silent 2m" in rows["b"]
     assert "finished" in rows["c"]
     assert "unreadable" in rows["d"]
+    assert " waiting " in rows["e"]
+    assert "waiting?" in rows["g"]
+
+
+def test_what_peers_wait_for_is_said_below(view_of):
+    shown = lines(view_of({"a": {"state": "waiting", "waits_for": "peer 'f' to publish step 50"}, "b": {}}))
+    assert shown[1].startswith("1 running, 1 waiting")
+    assert shown[-1] == "a: waits for peer 'f' to publish step 50."
 
 
 def test_what_no_peer_tells_takes_no_room(view_of):

@@ -79,9 +79,13 @@ def bars(expected: Mapping[str, int] | None = None) -> Iterator[Callable[[str, i
         tasks: dict[str, Any] = {}
         done_by_arm: dict[str, int] = {}
         total_by_arm = dict(expected or {})
-        over_all = progress.add_task("all runs", total=sum(total_by_arm.values())) if expected else None
+        over_all: Any = None
 
         def show(arm: str, done: int, total: int) -> None:
+            nonlocal over_all
+            # Not before the first: what cannot be trained is refused without a bar.
+            if expected and over_all is None:
+                over_all = progress.add_task("all runs", total=sum(total_by_arm.values()))
             if arm not in tasks:
                 tasks[arm] = progress.add_task(arm, total=total)
             progress.update(tasks[arm], completed=done, total=total)

@@ -11,6 +11,7 @@ from codistill.errors import DataMissingError
 from codistill.lab import documents, experiments
 from codistill.lab.experiments import finding as findings
 from codistill.lab.experiments import page
+from codistill.lab.experiments.base import Experiment
 from codistill.lab.experiments.reproduction import RUNS, reproduce
 from codistill.lab.launch import LaunchOptions
 from codistill.lab.report import print_comparison, write_report
@@ -26,9 +27,23 @@ def run(arguments: Sequence[str]) -> None:
         parsing.call(show, arguments, verb="reproduce")
         return
     rows = [
-        (one.name, one.paper, one.arms[0].task) for one in map(experiments.experiment, experiments.names())
+        (one.name, one.arms[0].task, *verdict)
+        for one in map(experiments.experiment, experiments.names())
+        for verdict in _verdicts(one)
     ]
-    output.print_table({"claim": "left", "paper": "left", "task": "left"}, rows)
+    columns = ("experiment", "task", "claim", "says", "came out")
+    output.print_table(dict.fromkeys(columns, "left"), rows)
+    output.print_text(
+        "One with its numbers: codistill reproduce S1-S3-KL. S3 alone means the first that has it."
+    )
+
+
+def _verdicts(experiment: Experiment) -> list[tuple[str, str, str]]:
+    """Return claim, what it says and how it came out."""
+    finding = findings.committed(experiment)
+    if finding is None:
+        return [("-", experiment.says, "not run")]
+    return [(one.name, one.says, one.holds or one.outcome) for one in finding.comparison.verdicts]
 
 
 def show(
@@ -67,7 +82,7 @@ def show(
         documents.write_json(out / FINDING, findings.to_document(finding, name=experiment.name))
         write_report(out / RUNS)
     else:
-        known = findings.committed(experiment.name)
+        known = findings.committed(experiment)
         if known is None:
             raise DataMissingError(
                 f"{experiment.name} must have been run to be shown, and no result comes with this version. "

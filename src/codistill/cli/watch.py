@@ -54,7 +54,7 @@ def watch(
     Args:
         store: The folder that the peers share, or its URL; only read.
         interval_s: Seconds between two looks at the store, 0.2 to 3600.
-        once: Show one view and end. Whether a peer lives, and how fast it is, takes longer to see.
+        once: Show one view and end: after one heartbeat, 5 s, where peers train, 15 s where one has died.
         json: Print JSON: one line a view, with --once one document.
         web: Serve a page for a browser instead; its URL goes to standard error. Needs the extra "serve".
         host: Where the page listens; 127.0.0.1 if not given. Whoever reaches it there sees the page.
@@ -73,8 +73,7 @@ def watch(
     try:
         watcher = Watcher(opened, interval_s=interval_s)
         if once:
-            watcher.look()
-            view = watcher.view()
+            view = watcher.look_until_settled()
             _print(view, json=json, indent=2)
             return DONE if view.away_s is None else FAILED
         with _ending() as end:

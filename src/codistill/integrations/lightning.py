@@ -2,17 +2,19 @@
 
 import functools
 import inspect
-import warnings
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from types import FrameType
 from typing import Any, Final, NoReturn, final
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from codistill.caller import warn_caller
 from codistill.codistiller import Codistiller
-from codistill.errors import CodistillWarning
 from codistill.exchange.base import Exchange
 from codistill.extras import check_installed
 from codistill.step_report import StepReport
@@ -24,6 +26,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer  # noqa: E402  
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy  # noqa: E402
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher  # noqa: E402  # of no public name
 from lightning.pytorch.utilities import rank_zero_info  # noqa: E402
+from lightning.pytorch.utilities.exceptions import SIGTERMException  # noqa: E402
 
 # What the model is not called with, where a batch is a mapping.
 _LABELS: Final = frozenset({"label", "labels", "target", "targets"})
@@ -43,7 +46,8 @@ class CodistillationCallback(Callback):
     The peer takes a step with every step of the optimizer, however many batches are accumulated for it.
     ``codistill/weight``, ``.../distillation_loss`` (of rank 0, unweighted), ``.../agreement``,
     ``.../teacher_share``, ``.../stall_s`` and, for each teacher, ``.../age_steps/PEER`` go to the trainer's
-    loggers. The trainer's own checkpoints hold what a resumed run needs.
+    loggers, when the trainer writes to them, and at the end of each epoch. The trainer's own checkpoints hold
+    what a resumed run needs.
 
     Under ``fast_dev_run`` what ``training_step`` returns is checked, but nobody is asked and nothing is
     published, unless peers swap predictions.
@@ -52,7 +56,8 @@ class CodistillationCallback(Callback):
     **Blocks**: where the ``Codistiller`` does: in the first ``training_step``, in lockstep at each interval,
     and at the end of fitting until the last snapshot is written.
     **On failure**: whatever ends the fitting early, ``training_step`` is the module's own again, and the last
-    snapshot that was published goes on serving.
+    snapshot that was published goes on serving. SIGTERM ends a wait for other peers, too, which Lightning
+    would not notice before the end of the batch.
 
     Example:
         >>> import tempfile
@@ -161,12 +166,10 @@ class CodistillationCallback(Callback):
         if self._saved is not None:
             codistiller.load_state_dict(self._saved)
         elif trainer.global_step > 0 and trainer.is_global_zero:
-            warnings.warn(
+            warn_caller(
                 f"The training goes on from step {trainer.global_step}, but no checkpoint has brought the "
                 "state of CodistillationCallback: this peer starts at step 0 of its run. Resume from a "
                 "checkpoint that was saved with it, or go on if there is none.",
-                CodistillWarning,
-                stacklevel=2,
             )
         self._codistiller = codistiller
         self._steps_done = trainer.global_step
@@ -184,9 +187,12 @@ class CodistillationCallback(Callback):
             return
         self._steps_done = trainer.global_step
         task_loss, self._task_losses = self._task_losses.tensor(), RunningMean()
-        report = self._codistiller.step(task_loss=task_loss, optimizer=trainer.optimizers[0])
+        with _ended_by_sigterm(trainer, waits=self._exchange.is_lockstep):
+            report = self._codistiller.step(task_loss=task_loss, optimizer=trainer.optimizers[0])
         self._report = report
-        if not trainer.barebones:
+        # As Lightning's own callbacks ask; to log at every step costs more than a small model's step.
+        is_logged = trainer._logger_connector.should_update_logs or trainer.is_last_batch
+        if is_logged and not trainer.barebones:
             pl_module.log_dict(_measures(report), on_step=True, on_epoch=False, rank_zero_only=True)
 
     @override
@@ -231,7 +237,10 @@ class CodistillationCallback(Callback):
         def training_step(*args: Any, **kwargs: Any) -> Any:
             output = original(*args, **kwargs)
             # None makes Lightning skip the batch. A validation_step may call this too.
-            return output if output is None or not trainer.training else self._with_term(output, args[0])
+            if output is None or not trainer.training:
+                return output
+            with _ended_by_sigterm(trainer, waits=self._report is None):
+                return self._with_term(output, args[0])
 
         def unwrap() -> None:
             if own is None:
@@ -256,6 +265,31 @@ class CodistillationCallback(Callback):
         self._undo.close()
         if self._codistiller is not None:
             self._codistiller.close(publish=publish)
+
+
+@contextmanager
+def _ended_by_sigterm(trainer: Trainer, *, waits: bool) -> Iterator[None]:
+    """Let SIGTERM end what may wait for other peers: Lightning only notes it, and looks between batches.
+
+    Args:
+        trainer: Who has noted it.
+        waits: Whether there may be a wait; if not, all is left to Lightning.
+    """
+    noting = signal.getsignal(signal.SIGTERM)
+    if not waits or not callable(noting) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        noting(number, frame)
+        if trainer.received_sigterm:
+            raise SIGTERMException
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, noting)
 
 
 def _check_options(options: Mapping[str, Any]) -> None:

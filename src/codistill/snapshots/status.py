@@ -22,7 +22,7 @@ MAX_READING: Final = 256
 # Of what is news only, so that the whole stays within its limit.
 MAX_TOLD: Final = 64
 MAX_ADVICE: Final = 8
-MAX_ADVICE_LENGTH: Final = 500
+MAX_SENTENCE: Final = 500
 State = Literal["running", "finished", "left"]
 _STATE = re.compile("running|finished|left")
 # No control characters: it is shown on terminals.
@@ -69,6 +69,9 @@ class Status:
     """Seconds since this life began; None if unknown."""
     advice: tuple[str, ...] = ()
     """Sentences on settings that do not help, of at most 500 characters; the last 8 are written."""
+    waits_for: str | None = None
+    """What must come from others before it trains on, of at most 500 characters; None while it does not
+    wait, or not for long."""
 
     def __post_init__(self) -> None:
         if len(self.reading) > MAX_READING:
@@ -96,7 +99,8 @@ class Status:
                 "quarantined": list(self.quarantined[:MAX_TOLD]),
                 "stall_s": finite_or_none(self.stall_s),
                 "running_s": finite_or_none(self.running_s),
-                "advice": [sentence[:MAX_ADVICE_LENGTH] for sentence in self.advice[-MAX_ADVICE:]],
+                "advice": [sentence[:MAX_SENTENCE] for sentence in self.advice[-MAX_ADVICE:]],
+                "waits_for": None if self.waits_for is None else self.waits_for[:MAX_SENTENCE],
             }
         )
 
@@ -142,6 +146,7 @@ class Status:
                     as_string(sentence, "advice", _SENTENCE)
                     for sentence in (fields.array("advice", limit=MAX_ADVICE) if fields.has("advice") else ())
                 ),
+                waits_for=_sentence(fields, "waits_for"),
             )
             if status_key(status.peer) != key:
                 raise ValueError(f"peer must be the one it is stored for, got {status.peer!r}.")
@@ -159,6 +164,11 @@ def _parse_reading(teacher: str, order: object) -> tuple[str, tuple[int, int]]:
 
 def _number(fields: Fields, field: str) -> float | None:
     return fields.number_or_none(field) if fields.has(field) else None
+
+
+def _sentence(fields: Fields, field: str) -> str | None:
+    is_told = fields.has(field) and not fields.is_null(field)
+    return fields.text(field, _SENTENCE) if is_told else None
 
 
 def _by_teacher(fields: Fields, field: str, parse: Callable[[object, str], Value]) -> dict[str, Value]:

@@ -163,6 +163,7 @@ class _PeerHistory:
                 state=state,
                 is_confirmed=False,
                 silent_s=None,
+                waits_for=None,
                 incarnation=newest[0],
                 sequence=newest[1],
                 step=None,
@@ -185,6 +186,7 @@ class _PeerHistory:
             state=state,
             is_confirmed=self._is_confirmed,
             silent_s=self._looked_s - self._moved_s if state == "silent" else None,
+            waits_for=printable(status.waits_for or "") if state == "waiting" else None,
             incarnation=status.incarnation,
             # The newest snapshot may be of an earlier life still.
             sequence=newest[1] if newest[0] == status.incarnation else None,
@@ -210,7 +212,9 @@ class _PeerHistory:
         assert self._status is not None
         if self._status.state != "running":
             return self._status.state
-        return "silent" if self._looked_s - self._moved_s >= SILENT_AFTER_S else "running"
+        if self._looked_s - self._moved_s >= SILENT_AFTER_S:
+            return "silent"
+        return "running" if self._status.waits_for is None else "waiting"
 
 
 def _losses(status: Status) -> tuple[int, float | None, float | None]:

@@ -24,6 +24,7 @@ _LINES_BESIDE_PEERS: Final = 8
 
 _STYLES: Final[dict[PeerState, str]] = {
     "running": "green",
+    "waiting": "yellow",
     "silent": "bold red",
     "finished": "dim",
     "left": "dim",
@@ -135,7 +136,7 @@ def duration(seconds: float) -> str:
 def _headline(view: View, width: int | None) -> Text:
     counts = {
         state: count
-        for state in ("running", "silent", "finished", "left", "unreadable", "unknown")
+        for state in ("running", "waiting", "silent", "finished", "left", "unreadable", "unknown")
         if (count := sum(peer.state == state for peer in view.peers))
     }
     said = ", ".join(f"{count} {state}" for state, count in counts.items()) or "no peers"
@@ -189,10 +190,13 @@ def _fitting(columns: Sequence[_Column], cells: dict[int, list[str]], width: int
 
 
 def _notes(view: View) -> list[Text]:
-    """Return what is wrong, then what is advised, the same of several peers once."""
+    """Return what is wrong, who waits for what, then what is advised, the same of several peers once."""
     notes = [Text(f"! {problem}", style="red") for problem in view.problems]
     notes += [
         Text(f"! {peer.peer}: {problem}", style="red") for peer in view.peers for problem in peer.problems
+    ]
+    notes += [
+        Text(f"{peer.peer}: waits for {peer.waits_for}.") for peer in view.peers if peer.waits_for is not None
     ]
     givers: dict[str, list[str]] = {}
     for peer in view.peers:
@@ -205,8 +209,8 @@ def _notes(view: View) -> list[Text]:
 def _state(peer: PeerView) -> str:
     if peer.silent_s is not None:
         return f"silent {duration(peer.silent_s)}"
-    # That a peer runs is its own word until its heartbeat has been seen to move.
-    return "running?" if peer.state == "running" and not peer.is_confirmed else peer.state
+    # That a peer lives is its own word until its heartbeat has been seen to move.
+    return peer.state if peer.is_settled else f"{peer.state}?"
 
 
 def _count(number: int | None) -> str:

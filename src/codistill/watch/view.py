@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-PeerState = Literal["running", "silent", "finished", "left", "unreadable", "unknown"]
+PeerState = Literal["running", "waiting", "silent", "finished", "left", "unreadable", "unknown"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,14 +14,17 @@ class PeerView:
     peer: str
     """Its name."""
     state: PeerState
-    """``running``: it says so; ``silent``: it says so, and its heartbeat stands still; ``finished`` and
-    ``left``: as it says itself; ``unreadable``: its status cannot be read, and all else is what was read
+    """``running``: it says so; ``waiting``: it says so, and that it does not train on before others have done
+    something; ``silent``: it said either, and its heartbeat stands still; ``finished`` and ``left``: as it
+    says itself; ``unreadable``: its status cannot be read, and all else is what was read
     last; ``unknown``: it has told nothing yet."""
     is_confirmed: bool
     """Whether the watcher has seen its heartbeat move, in this life of the peer. A peer that died before
-    the watcher came says ``running`` until it has been watched for long enough."""
+    the watcher came says ``running`` or ``waiting`` until it has been watched for long enough."""
     silent_s: float | None
     """How long the heartbeat has stood still while it was watched, in seconds; None if not ``silent``."""
+    waits_for: str | None
+    """What it waits for; None if not ``waiting``. May be printed."""
     incarnation: int | None
     """Which life of the peer."""
     sequence: int | None
@@ -54,6 +57,11 @@ class PeerView:
     """Sentences of advice that it gives; may be printed."""
     problems: tuple[str, ...]
     """What cannot be read of it, and why; may be printed."""
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is left to find out by watching on: it has ended, or is seen to live or not to."""
+        return self.is_confirmed or self.state not in ("running", "waiting")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,11 +8,12 @@ from typing import Final, Self, final
 from codistill.errors import CodistillError
 from codistill.exchange.checkpoint.waiting import Clock
 from codistill.stores.base import Store
-from codistill.watch.history import History
+from codistill.watch.history import SILENT_AFTER_S, History
 from codistill.watch.observation import observe
 from codistill.watch.view import View
 
 _PATIENCE_S: Final = 2.0
+_PAUSE_S: Final = 1.0
 
 
 @final
@@ -20,7 +21,8 @@ class Watcher:
     """Looks at a store at every interval, on a thread of its own, so that a store that hangs hides nothing.
 
     **Ranks**: none: any process, which need not take part in the run.
-    **Blocks**: ``look`` while the store is read; beginning and ending, 2 s at most; ``view`` does not.
+    **Blocks**: ``look`` while the store is read, ``look_until_settled`` for up to 15 s more; beginning and
+    ending, 2 s at most; ``view`` does not.
     **On failure**: a store that cannot be read is said in the view, and looked at again. Any other error is
     raised by ``view``.
 
@@ -64,6 +66,22 @@ class Watcher:
         else:
             with self._lock:
                 self._history.take(observation, now_s=self._clock.monotonic())
+
+    def look_until_settled(self) -> View:
+        """Look, on this thread, until of each peer it is known whether it lives; return what is known then.
+
+        **Blocks**: one heartbeat, 5 s, if all that say so live; 15 s if one does not; not at all if none
+        says so, or if the store cannot be read.
+        """
+        begin_s = self._clock.monotonic()
+        while True:
+            self.look()
+            view = self.view()
+            is_settled = view.away_s is not None or all(peer.is_settled for peer in view.peers)
+            # A peer that came meanwhile is not waited for.
+            if is_settled or self._clock.monotonic() - begin_s > SILENT_AFTER_S:
+                return view
+            self._clock.sleep(_PAUSE_S)
 
     def view(self) -> View:
         """Return what is known now."""

@@ -54,6 +54,33 @@ def test_status_tells_what_a_student_makes_of_its_teachers(store):
     assert status.quarantined == ("c", "d")
 
 
+def test_a_wait_is_told_and_counts_as_stall_until_the_student_goes_on(store):
+    clock = FakeClock(100.0)
+    heart = heartbeat(store, clock=clock)
+    heart.show(Progress(step=10, stall_s=2.0), {})
+    clock.sleep(30.0)
+    there = 0
+    heart.note_wait(lambda: f"others: {there} of 2 are there", waited_s=5.0)
+    status = status_of(store)
+    assert (status.waits_for, status.stall_s) == ("others: 0 of 2 are there", 7.0)
+    clock.sleep(10.0)
+    there = 1
+    heart.beat()
+    status = status_of(store)
+    assert (status.waits_for, status.stall_s) == ("others: 1 of 2 are there", 17.0)
+    heart.show(Progress(step=11, stall_s=18.0), {})
+    heart.beat()
+    status = status_of(store)
+    assert (status.waits_for, status.stall_s) == (None, 18.0)
+
+
+def test_who_has_ended_waits_for_nothing(store):
+    heart = heartbeat(store)
+    heart.note_wait(lambda: "others", waited_s=5.0)
+    heart.end("left")
+    assert status_of(store).waits_for is None
+
+
 def test_status_tells_what_a_peer_reads(store):
     heart = heartbeat(store)
     heart.show(Progress(), {"b": (1, 2)})

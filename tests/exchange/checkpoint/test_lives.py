@@ -118,10 +118,14 @@ def test_a_name_whose_last_life_was_closed_is_free_at_once(store, state):
     assert clock.sleeps == []
 
 
-def test_a_name_whose_heart_stands_still_is_free_after_three_beats(store):
+def test_a_name_whose_heart_stands_still_is_free_after_three_beats(store, caplog):
     heartbeat(store).beat()
     clock = FakeClock()
     check_name_is_free(store, "a", clock=clock)
+    assert caplog.messages == [
+        "The last life of peer 'a' was not closed: its heartbeat is watched for up to 15 s, as two jobs must "
+        "not have one name."
+    ]
     assert clock.sleeps == [HEARTBEAT_S] * 3
     assert HEARTBEAT_S == 5.0
 

@@ -534,13 +534,26 @@ def test_a_young_peer_is_said_once_and_teaches_when_it_has_grown(store, join, pu
     exchange = join(store, "a")
     publish(store, "b", [1])
     with pytest.warns(
-        CodistillWarning, match="'b' is not learnt from yet: .* this peer's 100 samples"
+        CodistillWarning, match="Nothing is learnt from peer 'b' yet: at step .* this peer's 100 samples"
     ) as caught:
         step(exchange, 1, 2, samples=100)
     assert len(caught) == 1
     assert store.count("read", key_contains="manifest") == 1
     publish(store, "b", [6], incarnation=1)
     exchange.step(Progress(step=3, samples=100))
+    assert exchange.teachers["b"].step == 6
+
+
+def test_of_a_peer_that_begins_again_it_is_said_that_nothing_newer_is_learnt(store, join, publish):
+    publish(store, "b", [6])
+    exchange = join(store, "a")
+    step(exchange, 1, samples=100)
+    assert exchange.teachers["b"].step == 6
+    publish(store, "b", [1], incarnation=1)
+    with pytest.warns(
+        CodistillWarning, match="Nothing newer is learnt from peer 'b' yet: at step 2 its newest"
+    ):
+        step(exchange, 2, 3, samples=100)
     assert exchange.teachers["b"].step == 6
 
 

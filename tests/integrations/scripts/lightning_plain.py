@@ -4,6 +4,7 @@ import argparse
 
 import torch
 from lightning import LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from sklearn.datasets import load_digits
 from torch import nn
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 arguments = argparse.ArgumentParser()
 arguments.add_argument("--epochs", type=int, default=20, help="passes through the data")
 arguments.add_argument("--seed", type=int, help="of weights and batches; None draws one")
+arguments.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
 options = arguments.parse_args()
 
 
@@ -48,10 +50,15 @@ images, labels = load_digits(return_X_y=True)
 inputs, targets = torch.tensor(images, dtype=torch.float32) / 16, torch.tensor(labels)
 train, test = TensorDataset(inputs[:1500], targets[:1500]), TensorDataset(inputs[1500:], targets[1500:])
 module = Digits()
+folder = "runs/lightning"
 trainer = Trainer(
+    callbacks=[
+        ModelCheckpoint(folder, save_last=True),
+    ],
     max_epochs=options.epochs,
-    logger=CSVLogger("runs", name="lightning"),
+    logger=CSVLogger(folder, name="logs"),
     log_every_n_steps=10,
 )
-trainer.fit(module, DataLoader(train, batch_size=32, shuffle=True))
+checkpoint = "last" if options.resume else None
+trainer.fit(module, DataLoader(train, batch_size=32, shuffle=True), ckpt_path=checkpoint)
 trainer.test(module, DataLoader(test, batch_size=300))

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,23 @@ ROOT = Path(__file__).parents[3]
 
 
 def test_an_experiment_that_was_not_run_has_no_finding() -> None:
-    assert findings.committed("none") is None
+    assert findings.committed(replace(experiments.experiment("S3"), name="none")) is None
+
+
+def test_of_runs_that_are_no_evidence_nothing_is_said_to_hold() -> None:
+    experiment = experiments.experiment("S1")
+    holds = [verdict.holds for verdict in findings.committed(experiment).comparison.verdicts]
+    assert holds == ["no evidence", "does not hold here", "does not hold here"]
+    by_the_rule = findings.committed(replace(experiment, no_evidence=()))
+    assert by_the_rule.comparison.verdicts[0].holds == "holds"
+    for name in experiments.names():
+        one = experiments.experiment(name)
+        assert set(one.no_evidence) <= {claim.name for claim in one.claims}
 
 
 @pytest.mark.parametrize("name", experiments.names())
 def test_what_is_committed_is_of_the_experiment_as_it_was_declared(name: str) -> None:
-    experiment, finding = experiments.experiment(name), findings.committed(name)
+    experiment, finding = experiments.experiment(name), findings.committed(experiments.experiment(name))
     assert finding is not None
     declared = [(c.name, c.arm, c.against, c.metric, c.expects, c.margin) for c in experiment.claims]
     judged = [(v.name, v.arm, v.against, v.metric, v.expects, v.margin) for v in finding.comparison.verdicts]

@@ -52,9 +52,11 @@ class Commentary:
             for subject in ("young", "stale"):
                 notices.has_passed((subject, peer))
         for peer in sighting.too_young:
+            is_taught = peer in sighting.look.held
             notices.say(
                 ("young", peer),
-                f"Peer {peer!r} is not learnt from yet: it has been trained on less than half of this peer's "
+                f"{'Nothing newer is learnt' if is_taught else 'Nothing is learnt'} from peer {peer!r} yet: "
+                f"at step {step} its newest snapshot has been trained on less than half of this peer's "
                 f"{sighting.look.progress.samples} samples.",
             )
         if sighting.left_out:

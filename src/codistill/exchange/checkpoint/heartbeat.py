@@ -2,7 +2,8 @@
 
 import threading
 import time
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass
 from typing import final
 
 from codistill.errors import PeerTakenError
@@ -14,6 +15,15 @@ from codistill.exchange.checkpoint.waiting import Clock
 from codistill.snapshots.keys import life_key, status_key
 from codistill.snapshots.status import State, Status
 from codistill.stores.base import Store
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Wait:
+    """That the student stands still until others have done something."""
+
+    what: Callable[[], str]
+    since_s: float
 
 
 @final
@@ -48,6 +58,7 @@ class Heartbeat:
         self._clock = clock
         self._began_s = clock.monotonic() if began_s is None else began_s
         self._arriving: dict[str, Order] = {}
+        self._wait: _Wait | None = None
         self._count = 0
         self._has_ended = False
         self._is_superseded = False
@@ -67,9 +78,23 @@ class Heartbeat:
         ages: Mapping[str, int] | None = None,
         quarantined: Set[str] = frozenset(),
     ) -> None:
-        """Keep for the next beat how far the student is, what its teachers hold, how old, and who is bad."""
+        """Keep for the next beat how far the student is, what its teachers hold, how old, and who is bad.
+
+        It is training, and waits for nobody.
+        """
+        self._wait = None
         self._progress, self._held = progress, held
         self._ages, self._quarantined = ages or {}, quarantined
+
+    def note_wait(self, what: Callable[[], str], *, waited_s: float) -> None:
+        """Tell, until it is shown how far the student is, that it waits.
+
+        Args:
+            what: Returns for what; asked at every beat.
+            waited_s: For how long so far.
+        """
+        self._wait = _Wait(what, since_s=self._clock.monotonic() - waited_s)
+        self.try_to_beat()
 
     def announce(self, peer: str, order: Order) -> None:
         """Tell that a snapshot is about to be read, so that it is not deleted meanwhile."""
@@ -157,7 +182,10 @@ class Heartbeat:
 
     def _write(self, state: State) -> None:
         self._count += 1
-        progress = self._progress
+        progress, wait, now_s = self._progress, self._wait, self._clock.monotonic()
+        stall_s = progress.stall_s
+        if wait is not None:
+            stall_s = (stall_s or 0.0) + now_s - wait.since_s
         status = Status(
             run_id=self._life.run_id,
             peer=self._life.peer,
@@ -173,8 +201,9 @@ class Heartbeat:
             agreement=progress.agreement,
             ages=self._ages,
             quarantined=tuple(sorted(self._quarantined)),
-            stall_s=progress.stall_s,
-            running_s=self._clock.monotonic() - self._began_s,
+            stall_s=stall_s,
+            running_s=now_s - self._began_s,
             advice=progress.advice,
+            waits_for=None if wait is None or state != "running" else wait.what(),
         )
         self._store.write(status_key(self._life.peer), status.to_json())

@@ -1,5 +1,6 @@
 """The lives of a peer: which run it belongs to, and whose its name is."""
 
+import logging
 from typing import Final
 
 from codistill.errors import KeyMissingError, PeerTakenError, RunExistsError, SnapshotError
@@ -12,6 +13,8 @@ from codistill.stores.base import Store
 
 HEARTBEAT_S: Final = 5.0
 _BEATS_TO_WATCH: Final = 3
+# That takes a while and is nothing wrong, so no warning of Python's.
+_logger = logging.getLogger("codistill")
 
 
 def open_run(store: Store) -> str:
@@ -81,6 +84,12 @@ def check_name_is_free(store: Store, peer: str, *, clock: Clock) -> None:
     first = read_status(store, peer)
     if first is None or first.state != "running":
         return
+    _logger.warning(
+        "The last life of peer %r was not closed: its heartbeat is watched for up to %g s, as two jobs must "
+        "not have one name.",
+        peer,
+        _BEATS_TO_WATCH * HEARTBEAT_S,
+    )
     for _ in range(_BEATS_TO_WATCH):
         clock.sleep(HEARTBEAT_S)
         now = read_status(store, peer)

@@ -10,6 +10,7 @@ from typing_extensions import override
 from codistill.arguments import check_seconds
 from codistill.errors import PeerMismatchError, PeerMissingError
 from codistill.exchange.checkpoint.fetcher import Fetcher
+from codistill.exchange.checkpoint.heartbeat import Heartbeat
 from codistill.exchange.checkpoint.lives import read_status
 from codistill.exchange.checkpoint.membership import PeerFinder
 from codistill.exchange.checkpoint.reader import Reader
@@ -66,7 +67,7 @@ class LockstepReader(Reader):
         timeout_s: float,
         clock: Clock,
         check_fits: Callable[[Manifest], None],
-        check_is_ours: Callable[[], None],
+        heartbeat: Heartbeat,
     ) -> None:
         """Read one run.
 
@@ -78,13 +79,13 @@ class LockstepReader(Reader):
             timeout_s: How long to wait.
             clock: To wait by.
             check_fits: Refuses a snapshot that no teacher can hold.
-            check_is_ours: Raises once another life has taken this peer's name.
+            heartbeat: Tells the others for whom this peer waits, and knows whether its name has been taken.
         """
         self._finder = finder
         self._store = store
         self._fetcher = fetcher
         self._check_fits = check_fits
-        self._check_is_ours = check_is_ours
+        self._heartbeat = heartbeat
         self._interval_steps = interval_steps
         self._timeout_s = timeout_s
         self._clock = clock
@@ -128,7 +129,7 @@ class LockstepReader(Reader):
             lambda: self._at(peer, step),
             timeout_s=max(0.0, deadline_s - self._clock.monotonic()),
             clock=self._clock,
-            on_long_wait=lambda: self._say(peer, step),
+            on_long_wait=lambda waited_s: self._say(peer, step, waited_s),
         )
         if found is None:
             raise PeerMissingError(
@@ -140,7 +141,8 @@ class LockstepReader(Reader):
             )
         return found
 
-    def _say(self, peer: str, step: int) -> None:
+    def _say(self, peer: str, step: int, waited_s: float) -> None:
+        self._heartbeat.note_wait(lambda: f"peer {peer!r} to publish step {step}", waited_s=waited_s)
         if not self._has_said:
             self._has_said = True
             _logger.warning(
@@ -151,7 +153,7 @@ class LockstepReader(Reader):
             )
 
     def _at(self, peer: str, step: int) -> _Found | None:
-        self._check_is_ours()
+        self._heartbeat.check_is_ours()
         pointer = self._fetcher.pointer(peer)
         if pointer is None:
             return None

@@ -92,14 +92,17 @@ class NewestReader(Reader):
             pointers, errors = self._finder.find()
             return True if len(pointers) >= count else None
 
-        def say() -> None:
+        def what() -> str:
+            return f"the first snapshots of others: {len(pointers)} of {count} are there"
+
+        def say(waited_s: float) -> None:
             _logger.warning(
-                "Waiting for the first snapshots of others, for up to %g s: %d of %d are there "
-                "(start_with_peers).",
+                "Waiting for %s, for up to %g s (start_with_peers). Start another job on this store, with a "
+                "peer name of its own.",
+                what(),
                 timeout_s,
-                len(pointers),
-                count,
             )
+            self._heartbeat.note_wait(what, waited_s=waited_s)
 
         if wait_until(are_enough, timeout_s=timeout_s, clock=clock, on_long_wait=say) is None:
             names = f": {', '.join(sorted(pointers))}" if pointers else ""

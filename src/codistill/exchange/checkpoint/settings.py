@@ -1,6 +1,5 @@
 """What the user has chosen for an exchange of weights, checked."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self, TypeVar
@@ -8,7 +7,7 @@ from typing import Self, TypeVar
 from torch import nn
 
 from codistill.arguments import check_int, check_type
-from codistill.errors import CodistillWarning
+from codistill.caller import warn_caller
 from codistill.exchange.checkpoint.lockstep import Lockstep
 from codistill.exchange.checkpoint.membership import Membership, check_peers
 from codistill.exchange.checkpoint.publisher import SnapshotOptions
@@ -120,8 +119,6 @@ def _check_lockstep(
         )
     for argument, default in (("start_with_peers", 0), ("max_age_steps", None), ("when_stale", "fade")):
         if getattr(membership, argument) != default:
-            warnings.warn(
+            warn_caller(
                 f"{argument} has no effect in lockstep, where every peer waits for all others.",
-                CodistillWarning,
-                stacklevel=4,
             )

@@ -145,7 +145,7 @@ class StoreSide:
             timeout_s=timeout_s,
             clock=clock,
             check_fits=check_fits,
-            check_is_ours=self.heartbeat.check_is_ours,
+            heartbeat=self.heartbeat,
         )
 
     def stage(self) -> None:

@@ -26,7 +26,7 @@ def wait_until(
     *,
     timeout_s: float,
     clock: Clock,
-    on_long_wait: Callable[[], None] | None = None,
+    on_long_wait: Callable[[float], None] | None = None,
 ) -> Found | None:
     """Call ``attempt`` until it returns something, less and less often.
 
@@ -36,7 +36,8 @@ def wait_until(
         attempt: Returns what is waited for, or None.
         timeout_s: For how long.
         clock: To wait by.
-        on_long_wait: Called once, if it lasts longer than whoever watches stays at ease: five seconds.
+        on_long_wait: Called once, with the seconds so far, if it lasts longer than whoever watches stays at
+            ease: five seconds.
 
     Returns:
         What ``attempt`` returned, or None when the time was over.
@@ -48,7 +49,7 @@ def wait_until(
         if waited_s >= timeout_s:
             return None
         if on_long_wait is not None and waited_s >= _LONG_S:
-            on_long_wait()
+            on_long_wait(waited_s)
             on_long_wait = None
         clock.sleep(min(pause_s, timeout_s - waited_s))
         pause_s = min(pause_s * _GROWTH, _LONGEST_PAUSE_S)

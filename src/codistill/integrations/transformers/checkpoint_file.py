@@ -1,12 +1,11 @@
 """The codistiller's own file in a checkpoint of the Trainer."""
 
 import json
-import warnings
 from pathlib import Path
 from typing import Final
 
+from codistill.caller import warn_caller
 from codistill.codistiller import Codistiller
-from codistill.errors import CodistillWarning
 
 NAME: Final = "codistiller.json"
 _MAX_BYTES = 64 * 2**20
@@ -39,11 +38,9 @@ def load(codistiller: Codistiller, folder: Path) -> None:
     """
     path = folder / NAME
     if not path.exists():
-        warnings.warn(
+        warn_caller(
             f"{folder} holds no {NAME}: the weights are resumed, but this peer starts at step 0 of its run. "
             "Resume from a checkpoint that a CodistillationTrainer has saved, or go on if there is none.",
-            CodistillWarning,
-            stacklevel=2,
         )
         return
     with path.open("rb") as file:

@@ -45,7 +45,7 @@ class LogValues:
         report = self._report
         values = {
             "task_loss": float(self._task_loss) / self._steps,
-            "distillation_weight": report.weight,
+            "weight": report.weight,
             "teacher_share": report.teacher_share,
             "stall_s": report.stall_s,
         }
@@ -53,7 +53,7 @@ class LogValues:
             values["distillation_loss"] = float(self._distillation_loss) / self._steps_with_teacher
         if report.agreement is not None:
             values["agreement"] = report.agreement
-        values |= {f"age_steps_{peer}": float(age) for peer, age in report.teachers.items()}
+        values |= {f"age_steps/{peer}": float(age) for peer, age in report.teachers.items()}
         self._task_loss = self._distillation_loss = self._report = None
         self._steps = self._steps_with_teacher = 0
-        return values
+        return {f"codistill/{name}": value for name, value in values.items()}

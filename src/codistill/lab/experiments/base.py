@@ -30,6 +30,8 @@ class Experiment:
     """What is judged, and by which rule."""
     deviations: tuple[str, ...]
     """How this differs from what the paper did."""
+    no_evidence: tuple[str, ...] = ()
+    """Names of claims on which its runs turned out to be none either way; ``regime`` says why."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """Paired over arms; none is among the search's."""
 

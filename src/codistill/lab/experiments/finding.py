@@ -4,7 +4,7 @@ import importlib.resources
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ def find(experiment: Experiment, out: Path) -> Finding:
     record = documents.read_json(out / SEARCH / RECORD)
     searches = [RunFolder(out / SEARCH / arm["arm"]) for arm in record["arms"]]
     return Finding(
-        comparison=compare(runs, declared=experiment.claims),
+        comparison=_weighed(compare(runs, declared=experiment.claims), experiment),
         curves=tuple(_curve(runs, arm) for arm in runs.arms),
         search=record,
         settings={
@@ -92,20 +92,23 @@ def to_document(finding: Finding, *, name: str) -> dict[str, Any]:
     }
 
 
-def committed(name: str) -> Finding | None:
+def committed(experiment: Experiment) -> Finding | None:
     """Return the finding that comes with this package; None if the experiment has not been run.
+
+    Args:
+        experiment: The experiment.
 
     Raises:
         ValueError: If it cannot be read.
     """
-    source = importlib.resources.files(__package__) / "results" / f"{name}.json"
+    source = importlib.resources.files(__package__) / "results" / f"{experiment.name}.json"
     if not source.is_file():
         return None
     document = json.loads(source.read_text(encoding="utf-8"))
     if document.get("kind") != KIND or document.get("format") != FORMAT:
         raise ValueError(f"{source} must be a {KIND} of format {FORMAT}, and it is not.")
     return Finding(
-        comparison=comparisons.from_document(document["comparison"], where=str(source)),
+        comparison=_weighed(comparisons.from_document(document["comparison"], where=str(source)), experiment),
         curves=tuple(
             documents.from_document(Curve, curve, where=f"{source}: curves") for curve in document["curves"]
         ),
@@ -116,6 +119,15 @@ def committed(name: str) -> Finding | None:
         machine=document["machine"],
         command=document["command"],
     )
+
+
+def _weighed(comparison: Comparison, experiment: Experiment) -> Comparison:
+    """Take the verdict from claims of which the runs say nothing, whatever the rule makes of the numbers."""
+    verdicts = tuple(
+        replace(verdict, holds="no evidence") if verdict.name in experiment.no_evidence else verdict
+        for verdict in comparison.verdicts
+    )
+    return replace(comparison, verdicts=verdicts)
 
 
 def _curve(runs: RunFolder, arm: Recipe) -> Curve:

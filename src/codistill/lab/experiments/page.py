@@ -60,7 +60,7 @@ def figures() -> dict[str, str]:
 
 def _found() -> list[tuple[Experiment, Finding | None]]:
     own = [experiments.experiment(name) for name in experiments.names()]
-    return [(one, findings.committed(one.name)) for one in own]
+    return [(one, findings.committed(one)) for one in own]
 
 
 def _file_of(experiment: Experiment) -> str:
