@@ -65,6 +65,7 @@ def view(view_of):
             "b": {"state": "silent", "silent_s": 130.0, "is_confirmed": False},
             long_name: {"teachers": {long_name: 7, "a": 10**9}, "task_loss": 1e300},
             "d": {"state": "unreadable", "problems": ("d: " + "broken" * 90,), "step": None},
+            "e": {"state": "waiting", "waits_for": "peer <b> to publish " + "steps" * 40, "step": 0},
         },
         store="s3://bucket/" + "deep/" * 40,
         away_s=14.0,
@@ -74,11 +75,12 @@ def view(view_of):
 def test_the_page_shows_what_it_is_told(browse, view):
     with PageServer(lambda: view, interval_s=60.0, host="127.0.0.1", port=0) as server:
         dom = browse(server.url, "--dump-dom")
-    assert re.search(r"<title>2 running, 1 silent, 1 unreadable - codistill watch</title>", dom)
+    assert re.search(r"<title>2 running, 1 waiting, 1 silent, 1 unreadable - codistill watch</title>", dom)
     assert "silent for 2 min" in dom
     assert "&lt;img src=x" in dom
     assert "The store is away, for 14 s now" in dom
-    assert len(re.findall(r"<polyline points=\"[0-9., ]+\"", dom)) == 8
+    assert "e waits for peer &lt;b&gt; to publish" in dom
+    assert len(re.findall(r"<polyline points=\"[0-9., ]+\"", dom)) == 10
     assert dom.rstrip().endswith("</html>")
 
 
@@ -90,5 +92,5 @@ def test_nothing_is_wider_than_a_phone(browse, view, tmp_path):
     frame.write_text(MEASURE.format(width=PHONE, page=html.escape(page)), encoding="utf-8")
     dom = browse(frame.as_uri(), "--dump-dom")
     found = dict(re.findall(r'data-(\w+)="(\d+)"', dom[: dom.index("<body")]))
-    assert (int(found["width"]), int(found["rows"])) == (PHONE, 4)
+    assert (int(found["width"]), int(found["rows"])) == (PHONE, 5)
     assert PHONE / 2 < int(found["courses"]) < PHONE

@@ -281,9 +281,11 @@ def _ended_by_sigterm(trainer: Trainer, *, waits: bool) -> Iterator[None]:
         return
 
     def end(number: int, frame: FrameType | None) -> None:
-        noting(number, frame)
-        if trainer.received_sigterm:
-            raise SIGTERMException
+        # With several ranks it would broadcast, and hang, as the others are in another collective: that is
+        # how they hear of the exception.
+        if trainer.world_size == 1:
+            noting(number, frame)
+        raise SIGTERMException
 
     signal.signal(signal.SIGTERM, end)
     try:
