@@ -564,6 +564,21 @@ def test_sigterm_ends_a_wait_in_lockstep() -> None:
     assert read_status(store, "a").state == "left"
 
 
+@pytest.mark.parametrize(("ranks", "is_noted"), [(1, True), (2, False)])
+def test_lightning_broadcasts_no_signal_to_ranks_that_wait_elsewhere(ranks: int, is_noted: bool) -> None:
+    noted: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: noted.append(number))
+    waiting = codistill.integrations.lightning._ended_by_sigterm(
+        SimpleNamespace(world_size=ranks), waits=True
+    )
+    try:
+        with pytest.raises(SIGTERMException), waiting:
+            os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert bool(noted) == is_noted
+
+
 def test_sigterm_at_any_other_time_is_lightning_s() -> None:
     task = Task("a")
 
