@@ -532,15 +532,19 @@ def test_a_peer_that_has_finished_teaches_however_young_it_is(store, publish):
 
 def test_a_young_peer_is_said_once_and_teaches_when_it_has_grown(store, join, publish):
     exchange = join(store, "a")
-    publish(store, "b", [1])
+    # Who starts a little later is nothing to speak of.
+    for life in range(2):
+        publish(store, "b", [1], incarnation=life)
+        step(exchange, 2 * life + 1, 2 * life + 2, samples=100)
+    assert store.count("read", key_contains="manifest") == 2
+    publish(store, "b", [2], incarnation=2)
     with pytest.warns(
-        CodistillWarning, match="Nothing is learnt from peer 'b' yet: at step .* this peer's 100 samples"
+        CodistillWarning, match="Nothing is learnt from peer 'b' yet: at step 5 .* this peer's 100 samples"
     ) as caught:
-        step(exchange, 1, 2, samples=100)
+        step(exchange, 5, 6, samples=100)
     assert len(caught) == 1
-    assert store.count("read", key_contains="manifest") == 1
-    publish(store, "b", [6], incarnation=1)
-    exchange.step(Progress(step=3, samples=100))
+    publish(store, "b", [6], incarnation=3)
+    exchange.step(Progress(step=7, samples=100))
     assert exchange.teachers["b"].step == 6
 
 
@@ -549,11 +553,14 @@ def test_of_a_peer_that_begins_again_it_is_said_that_nothing_newer_is_learnt(sto
     exchange = join(store, "a")
     step(exchange, 1, samples=100)
     assert exchange.teachers["b"].step == 6
-    publish(store, "b", [1], incarnation=1)
+    for life in (1, 2):
+        publish(store, "b", [1], incarnation=life)
+        step(exchange, 2 * life, 2 * life + 1, samples=100)
+    publish(store, "b", [1], incarnation=3)
     with pytest.warns(
-        CodistillWarning, match="Nothing newer is learnt from peer 'b' yet: at step 2 its newest"
+        CodistillWarning, match="Nothing newer is learnt from peer 'b' yet: at step 6 its newest"
     ):
-        step(exchange, 2, 3, samples=100)
+        step(exchange, 6, 7, samples=100)
     assert exchange.teachers["b"].step == 6
 
 

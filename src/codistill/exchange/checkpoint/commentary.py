@@ -1,5 +1,6 @@
 """What a peer that runs free says of what it finds in the store."""
 
+from collections import Counter
 from typing import Final, final
 
 from codistill.errors import KeyMissingError, StoreError
@@ -10,6 +11,8 @@ from codistill.exchange.checkpoint.store_side import StoreSide
 from codistill.exchange.notices import Notices
 
 _LONG_INTERVALS: Final = 10
+# Who starts a little later than the others is young for one or two.
+_YOUNG_SNAPSHOTS: Final = 3
 
 
 @final
@@ -27,6 +30,7 @@ class Commentary:
         """
         self._notices = notices
         self._unread: set[str] = set()
+        self._young: Counter[str] = Counter()
         self._intervals_alone = 0
 
     def on_sighting(self, sighting: Sighting) -> bool:
@@ -49,9 +53,13 @@ class Commentary:
             else:
                 notices.say(("fetch", peer), message)
         for peer in sighting.coming:
+            self._young.pop(peer, None)
             for subject in ("young", "stale"):
                 notices.has_passed((subject, peer))
         for peer in sighting.too_young:
+            self._young[peer] += 1
+            if self._young[peer] < _YOUNG_SNAPSHOTS:
+                continue
             is_taught = peer in sighting.look.held
             notices.say(
                 ("young", peer),
