@@ -179,6 +179,16 @@ def test_advice_holds_as_long_as_what_it_is_about(wrong, right):
     assert advisor.advice == ()
 
 
+def test_without_a_teacher_that_counts_nothing_holds_of_those_of_before():
+    advisor = Advisor()
+    agreeing = evidence(agreement={"b": 1.0}, task_loss=None)
+    for _ in range(LOOKS):
+        advisor.look(agreeing)
+    assert len(advisor.advice) == 1
+    advisor.look(evidence(agreement={}, weighted_term=None, teachers={"b": teacher(share=0.0)}))
+    assert advisor.advice == ()
+
+
 def test_a_much_weaker_teacher_is_named_until_it_is_so_no_more():
     advisor = Advisor()
     for look in [evidence()] * LOOKS + snapshots(1.0, 1.8, 1.7, 1.6):

@@ -1022,6 +1022,26 @@ def test_agreement_is_reported_from_the_20th_step_on_and_told_to_others(store):
     assert status.stall_s > 0
 
 
+def test_of_teachers_that_count_no_more_nothing_is_told(store):
+    teach(store)
+    codistiller, model = make_peer(
+        store, interval_steps=10, exchange={"membership": Membership(max_age_steps=20, when_stale="drop")}
+    )
+    inputs = make_inputs()
+    told = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CodistillWarning)
+        for _ in range(40):
+            codistiller.loss(model(inputs), inputs)
+            report = codistiller.step(task_loss=1.0)
+            told.append((report.agreement is not None, bool(report.teachers)))
+    assert told[19] == (True, True)
+    assert told[-1] == (False, False)
+    codistiller.close()
+    status = Status.from_json(store.read("a/status.json", max_bytes=10**5), key="a/status.json")
+    assert (status.distillation_loss, status.agreement, status.advice) == (None, {}, ())
+
+
 def test_a_setting_that_does_not_help_is_said_once_and_told_to_others(store):
     teach(store)
     codistiller, model = make_peer(store, interval_steps=100)

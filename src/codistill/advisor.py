@@ -136,6 +136,9 @@ class Advisor:
         Args:
             evidence: What there is to see; every 20 steps.
         """
+        if not any(teacher.share > 0.0 for teacher in evidence.teachers.values()):
+            # What was so with the teachers of before holds no longer.
+            self._agreement, self._term = _Recent(), _Recent()
         if evidence.agreement:
             self._agreement.add(statistics.fmean(evidence.agreement.values()))
         self._task_loss.add(evidence.task_loss)

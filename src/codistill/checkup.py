@@ -50,13 +50,19 @@ class Checkup:
 
     @property
     def agreement(self) -> Mapping[str, float]:
-        """What was measured last, by teacher, between 0 and 1; empty before."""
-        return self._meter.last
+        """What was measured last, by teacher that counts, between 0 and 1; empty before."""
+        teachers = self._exchange.teachers
+        return {
+            peer: share
+            for peer, share in self._meter.last.items()
+            if peer in teachers and teachers[peer].share > 0.0
+        }
 
     @property
     def mean_agreement(self) -> float | None:
         """The mean over the teachers; None before anything was measured."""
-        return statistics.fmean(self._meter.last.values()) if self._meter.last else None
+        agreement = self.agreement
+        return statistics.fmean(agreement.values()) if agreement else None
 
     @property
     def advice(self) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, final
 
@@ -320,7 +321,7 @@ class Codistiller:
         tally.count_step(
             task_loss=task_loss,
             samples=samples,
-            has_teacher=any(teacher.share > 0.0 for teacher in self._exchange.teachers.values()),
+            has_teacher=self._has_teacher(),
             ranks=self._ranks.size,
         )
         with self._stalling():
@@ -461,13 +462,18 @@ class Codistiller:
             )
 
     def _progress(self, *, with_losses: bool) -> Progress:
-        return self._tally.progress(
+        progress = self._tally.progress(
             with_losses=with_losses,
             weight=self._last_weight,
             agreement=self._checkup.agreement,
             stall_s=self._stall_s,
             advice=self._checkup.advice,
         )
+        # The last one there was is of teachers that are gone.
+        return progress if self._has_teacher() else replace(progress, distillation_loss=None)
+
+    def _has_teacher(self) -> bool:
+        return any(teacher.share > 0.0 for teacher in self._exchange.teachers.values())
 
     def _weight_now(self) -> float:
         weight = self._weight(self._tally.step) * self._checkup.factor

@@ -11,7 +11,7 @@ from codistill.lab.intervals import interval
 
 Outcome = Literal["ahead", "behind", "no difference at 95%", "too few seeds", "not codistilled"]
 Expectation = Literal["ahead", "parity", "behind"]
-Holding = Literal["holds", "does not hold here", "too noisy to tell", "no evidence"]
+Holding = Literal["holds", "does not hold here", "too noisy to tell", "no evidence: an arm diverged"]
 
 CLAIMS = "claims.json"
 
@@ -136,7 +136,7 @@ class Verdict:
     """As in the claim."""
     holds: Holding | None = None
     """Whether what was expected came out, see `judge`; None if nothing was expected, or not codistilled. "no
-    evidence" is said of runs that are none either way, such as of an arm that diverged."""
+    evidence" is said by hand, where what the rule makes of the numbers is none either way."""
 
     def sentence(self) -> str:
         """Return the verdict as one line of text.

@@ -462,7 +462,7 @@ def test_a_teacher_that_is_far_behind_for_three_intervals_is_quarantined(store, 
     step(exchange, 2, 3, task_loss=1.0)
     assert not exchange.teachers["b"].is_quarantined
     with pytest.warns(
-        CodistillWarning, match="its task loss, 9, has been over twice this peer's, 1"
+        CodistillWarning, match="the task loss of its last snapshot, 9, has been over twice this peer's, 1"
     ) as caught:
         step(exchange, 4, task_loss=1.0)
     assert len(caught) == 1
@@ -721,7 +721,9 @@ def test_a_bad_teacher_that_publishes_at_every_interval_is_quarantined(store, jo
     for number in (1, 2, 3):
         step(exchange, number, task_loss=1.0)
         step(other, number + 1, task_loss=50.0)
-    with pytest.warns(CodistillWarning, match="'b' is not learnt from since step 4: its task loss, 50"):
+    with pytest.warns(
+        CodistillWarning, match="'b' is not learnt from since step 4: the task loss of its last snapshot, 50"
+    ):
         step(exchange, 4, task_loss=1.0)
     for number in (5, 6):
         step(other, number, task_loss=50.0)

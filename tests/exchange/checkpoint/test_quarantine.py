@@ -47,7 +47,10 @@ def test_three_bad_intervals_in_a_row_are_enough():
     assert quarantine.peers == frozenset()
     new = quarantine.judge(teachers(b=3.0, c=1.0), 1.0)
     assert list(new) == ["b"]
-    assert "its task loss, 3, has been over twice this peer's, 1, for 3 intervals" in new["b"]
+    assert (
+        "the task loss of its last snapshot, 3, has been over twice this peer's, 1, for 3 intervals (age: "
+        in new["b"]
+    )
     assert quarantine.peers == frozenset("b")
 
 

@@ -17,7 +17,7 @@ def test_an_experiment_that_was_not_run_has_no_finding() -> None:
 def test_of_runs_that_are_no_evidence_nothing_is_said_to_hold() -> None:
     experiment = experiments.experiment("S1")
     holds = [verdict.holds for verdict in findings.committed(experiment).comparison.verdicts]
-    assert holds == ["no evidence", "does not hold here", "does not hold here"]
+    assert holds == ["no evidence: an arm diverged", "does not hold here", "does not hold here"]
     by_the_rule = findings.committed(replace(experiment, no_evidence=()))
     assert by_the_rule.comparison.verdicts[0].holds == "holds"
     for name in experiments.names():

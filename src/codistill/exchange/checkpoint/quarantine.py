@@ -52,8 +52,8 @@ class Quarantine:
             self._bad_intervals[peer] = bad
             if bad >= _INTERVALS and peer not in self._reasons:
                 new[peer] = (
-                    f"its task loss, {info.task_loss:.3g}, has been over twice this peer's, {own_loss:.3g}, "
-                    f"for {_INTERVALS} intervals"
+                    f"the task loss of its last snapshot, {info.task_loss:.3g}, has been over twice this "
+                    f"peer's, {own_loss:.3g}, for {_INTERVALS} intervals (age: {info.age_steps:,} steps)"
                 )
         self._reasons.update(new)
         return new

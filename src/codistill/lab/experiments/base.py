@@ -31,7 +31,7 @@ class Experiment:
     deviations: tuple[str, ...]
     """How this differs from what the paper did."""
     no_evidence: tuple[str, ...] = ()
-    """Names of claims on which its runs turned out to be none either way; ``regime`` says why."""
+    """Names of claims on which its runs turned out to be none either way, as an arm diverged."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """Paired over arms; none is among the search's."""
 

@@ -124,7 +124,9 @@ def committed(experiment: Experiment) -> Finding | None:
 def _weighed(comparison: Comparison, experiment: Experiment) -> Comparison:
     """Take the verdict from claims of which the runs say nothing, whatever the rule makes of the numbers."""
     verdicts = tuple(
-        replace(verdict, holds="no evidence") if verdict.name in experiment.no_evidence else verdict
+        replace(verdict, holds="no evidence: an arm diverged")
+        if verdict.name in experiment.no_evidence
+        else verdict
         for verdict in comparison.verdicts
     )
     return replace(comparison, verdicts=verdicts)
