@@ -1042,6 +1042,28 @@ def test_of_teachers_that_count_no_more_nothing_is_told(store):
     assert (status.distillation_loss, status.agreement, status.advice) == (None, {}, ())
 
 
+def test_after_the_end_of_a_weight_nothing_is_told_of_what_it_weighed(store):
+    model = make_model(0)
+    teach(store, model=copy.deepcopy(model))
+    codistiller, _ = make_peer(
+        store, model=model, interval_steps=100, weight=lambda step: 1.0 if step < 230 else 0.0
+    )
+    inputs = make_inputs()
+
+    def tell_after(steps):
+        for _ in range(steps):
+            codistiller.loss(model(inputs), inputs)
+            codistiller.step()
+        return codistiller._progress(with_losses=True)
+
+    with pytest.warns(AdviceWarning, match="same class at 100.0%"):
+        told = tell_after(220)
+    assert told.agreement == {"b": 1.0}
+    assert len(told.advice) == 1
+    told = tell_after(40)
+    assert (told.distillation_loss, told.agreement, told.advice) == (None, {}, ())
+
+
 def test_a_setting_that_does_not_help_is_said_once_and_told_to_others(store):
     teach(store)
     codistiller, model = make_peer(store, interval_steps=100)

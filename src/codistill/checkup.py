@@ -108,7 +108,8 @@ class Checkup:
                 weighted_term=None if term is None or not is_distance else float(term),
                 # What is rare, such as a click, is below one half to all models, however they differ.
                 agreement={} if divergence.acts_on == "one_logit" else agreement,
-                teachers=exchange.teachers,
+                # Without weight nothing is learnt of them.
+                teachers=exchange.teachers if weight > 0.0 else {},
                 interval_steps=None if exchange.is_collective else exchange.interval_steps,
                 learning_rate=None if optimizer is None else largest(optimizer, "lr"),
                 weight_decay=None if optimizer is None else largest(optimizer, "weight_decay"),

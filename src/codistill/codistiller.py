@@ -469,8 +469,10 @@ class Codistiller:
             stall_s=self._stall_s,
             advice=self._checkup.advice,
         )
-        # The last one there was is of teachers that are gone.
-        return progress if self._has_teacher() else replace(progress, distillation_loss=None)
+        if self._has_teacher() and self._last_weight != 0.0:
+            return progress
+        # What there was last is of teachers that are gone, or of a weight that has ended.
+        return replace(progress, distillation_loss=None, agreement={})
 
     def _has_teacher(self) -> bool:
         return any(teacher.share > 0.0 for teacher in self._exchange.teachers.values())
