@@ -63,6 +63,17 @@ PROMISES: Final = (
         ),
     ),
     Promise(
+        what="a peer ends before its first interval is over (`start_with_peers`)",
+        seen="what it began with counts as no peer at another's start, and teaches nobody once it has left, "
+        "or its heartbeat has stood still for 15 s",
+        tests=_in(
+            _REST,
+            "what_a_job_left_that_had_not_trained_is_no_peer_to_start_with",
+            "a_peer_that_ends_before_its_first_interval_teaches_nobody_any_more",
+            "a_peer_that_is_killed_before_its_first_interval_teaches_nobody_any_more",
+        ),
+    ),
+    Promise(
         what="killed while publishing",
         seen="no pointer, so no snapshot; the previous one serves; what is left is deleted when the "
         "peer comes back, or by `codistill doctor --prune`",

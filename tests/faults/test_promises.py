@@ -1,6 +1,7 @@
 """What is promised on failure beside kills, damage, stores and names: each once, from a user's loop."""
 
 import math
+import time
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from codistill.errors import PeerMissingError
 from codistill.exchange.checkpoint.lockstep import Lockstep
 from codistill.exchange.checkpoint.membership import Membership
 from codistill.exchange.teacher_options import TeacherOptions
-from codistill.testing import run_peers
+from codistill.testing import FakeClock, run_peers
 
 # What breaks is looked at here, not what settings would teach more.
 pytestmark = pytest.mark.filterwarnings("ignore::codistill.errors.AdviceWarning")
@@ -73,6 +74,66 @@ def test_a_ring_closes_over_a_peer_that_has_faded_out(store, join):
         for student in (first, last):
             student.say()
     assert sorted(last.codistiller.teachers) == ["a"]
+
+
+# Ending before the first interval is over
+
+
+@pytest.mark.parametrize("has_left", [True, False], ids=["left", "killed"])
+def test_what_a_job_left_that_had_not_trained_is_no_peer_to_start_with(store, join, has_left):
+    waits = Membership(start_with_peers=1, start_timeout_s=20.0)
+    alone = join(store, "a", membership=waits)
+    with pytest.raises(PeerMissingError):
+        alone.loss()
+    if not has_left:
+        # As it was while it waited.
+        store.write(
+            "a/status.json", store.read("a/status.json", max_bytes=10**4).replace(b"left", b"running")
+        )
+    later = join(store, "b", membership=waits)
+    reason = "left before it had trained" if has_left else "has not trained, and its heartbeat does not move"
+    with pytest.raises(PeerMissingError, match=f"got 0 of 1 other peers.* 'a' does not count: it {reason}"):
+        later.loss()
+    assert later.clock.monotonic() == pytest.approx(20.0)
+
+
+class PatientClock(FakeClock):
+    """Lets others run while one sleeps."""
+
+    def sleep(self, seconds):
+        time.sleep(seconds)
+
+
+@pytest.fixture
+def two(store, join):
+    """Return two peers that hold each other's untrained weights."""
+    membership = Membership(start_with_peers=1)
+    peers = {
+        peer: join(store, peer, membership=membership, interval_steps=5, clock=PatientClock())
+        for peer in "ab"
+    }
+    run_peers(lambda peer: peers[peer].step(), "ab")
+    return peers["a"], peers["b"]
+
+
+def test_a_peer_that_ends_before_its_first_interval_teaches_nobody_any_more(two):
+    dead, survivor = two
+    survivor.step(4)
+    assert survivor.value_of("a") == ord("a")
+    dead.close(publish=False)
+    survivor.step(5)
+    assert dict(survivor.codistiller.teachers) == {}
+
+
+def test_a_peer_that_is_killed_before_its_first_interval_teaches_nobody_any_more(two):
+    _, survivor = two
+    survivor.step(4)
+    survivor.clock.advance(14.0)
+    survivor.step(5)
+    assert survivor.value_of("a") == ord("a")
+    survivor.clock.advance(1.0)
+    survivor.step(5)
+    assert dict(survivor.codistiller.teachers) == {}
 
 
 # Joining

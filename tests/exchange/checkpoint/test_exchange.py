@@ -377,7 +377,7 @@ def test_a_start_that_failed_can_be_repeated_and_a_long_wait_is_logged(store, jo
     exchange.begin(Progress())
     assert list(exchange.teachers) == ["b"]
     assert caplog.messages == [
-        "Waiting for the first snapshots of others: 0 of 1 are there, for up to 600 s (start_with_peers). "
+        "Waiting for up to 600 s (start_with_peers) for the first snapshots of others: 0 of 1 are there. "
         "Start another job on this store, with a peer name of its own."
     ]
 

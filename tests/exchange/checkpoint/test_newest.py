@@ -18,6 +18,7 @@ from codistill.exchange.checkpoint.fetcher import Fetcher
 from codistill.exchange.checkpoint.heartbeat import Heartbeat
 from codistill.exchange.checkpoint.life import Life
 from codistill.exchange.checkpoint.membership import PeerFinder
+from codistill.exchange.checkpoint.newcomers import Newcomers
 from codistill.exchange.checkpoint.newest import NewestReader
 from codistill.exchange.checkpoint.roster import Roster, Sighted
 from codistill.exchange.checkpoint.sighting import Look
@@ -442,6 +443,7 @@ class Search:
     """A reader of one peer, and what its student knows."""
 
     def __init__(self, store, *, peers=None, topology=None, max_teachers=4, fading=None, check_fits=None):
+        self.clock = FakeClock()
         self.heartbeat = Heartbeat(
             store, Life(run_id="c0ffee", peer="a", incarnation=0, interval_steps=1, metadata={})
         )
@@ -458,6 +460,7 @@ class Search:
             finder,
             fetcher,
             self.heartbeat,
+            Newcomers(store, fetcher, clock=self.clock),
             fading=fading or Fading(max_age_steps=10, when_stale="drop"),
             check_fits=check_fits or (lambda manifest: None),
         )
@@ -587,9 +590,10 @@ def test_out_of_quarantine_leads_only_a_better_loss_that_the_manifest_tells(stor
     sighting = search.look(quarantined="b", task_loss=1.0)
     assert (arrived(sighting), sighting.errors, sighting.too_young) == ({}, {}, ())
     assert store.count("read", key_contains="shard") == 0
-    assert store.count("read", key_contains="manifest") == 1
+    # Before, it is read to see whether b has trained.
+    assert store.count("read", key_contains="manifest") == 2
     search.look(1, quarantined="b", task_loss=1.0)
-    assert store.count("read", key_contains="manifest") == 1
+    assert store.count("read", key_contains="manifest") == 2
     other.step(Progress(step=2, task_loss=1.1))
     assert arrived(search.look(2, quarantined="b", task_loss=1.0)) == {"b": 2}
 

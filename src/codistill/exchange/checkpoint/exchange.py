@@ -341,7 +341,11 @@ class CheckpointExchange(Exchange):
         side, lockstep = parts.side, self._settings.lockstep
         check_fits = parts.classroom.check_fits
         if lockstep is None:
-            newest = None if side is None else side.newest_reader(self._settings, check_fits)
+            newest = (
+                None
+                if side is None
+                else side.newest_reader(self._store, self._settings, check_fits, clock=self.clock)
+            )
             return FreePace(parts, newest, clock=self.clock)
         reader = None
         if side is not None:

@@ -65,6 +65,7 @@ class FreePace(Pace):
             self._begin_to_live(progress)
             saved = None if self._side is None else self._side.saved
             if is_strict and not self._is_known(saved is not None and bool(saved.teachers)):
+                self._agreement.do(lambda: None if self._newest is None else self._newest.note_who_is_there())
                 self._count_published(self._agreement.do(lambda: self._publishing.publish_now(progress)))
             self._apply(self._bring_teachers(progress, is_strict=is_strict), is_strict=is_strict)
         except BaseException:

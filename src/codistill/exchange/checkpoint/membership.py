@@ -31,7 +31,8 @@ class Membership:
     """What becomes of it then: "fade" takes its share to 0 over as many steps again, "drop" at once, "keep"
     never. A peer that has finished never gets old."""
     start_with_peers: int = 0
-    """Others whose first snapshot to wait for at the start; 0 waits for nobody."""
+    """Others whose first snapshot to wait for at the start; 0 waits for nobody. One of step 0 counts while
+    its peer lives: not what a job left that ended before it had trained."""
     start_timeout_s: float = 600.0
     """How long to wait for them, in seconds."""
     rejoin: bool = False

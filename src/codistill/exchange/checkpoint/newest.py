@@ -1,7 +1,8 @@
 """Running free: each teacher gets the newest snapshot there is, and nobody waits."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import final
 
 from typing_extensions import override
@@ -17,6 +18,7 @@ from codistill.exchange.checkpoint.fading import Fading
 from codistill.exchange.checkpoint.fetcher import Fetcher
 from codistill.exchange.checkpoint.heartbeat import Heartbeat
 from codistill.exchange.checkpoint.membership import PeerFinder
+from codistill.exchange.checkpoint.newcomers import Newcomers
 from codistill.exchange.checkpoint.part_reader import NotFiniteError
 from codistill.exchange.checkpoint.quarantine import is_worse
 from codistill.exchange.checkpoint.reader import Reader
@@ -48,6 +50,7 @@ class NewestReader(Reader):
         finder: PeerFinder,
         fetcher: Fetcher,
         heartbeat: Heartbeat,
+        newcomers: Newcomers,
         *,
         fading: Fading,
         check_fits: Callable[[Manifest], None],
@@ -58,19 +61,21 @@ class NewestReader(Reader):
             finder: Knows who takes part.
             fetcher: Reads snapshots.
             heartbeat: Tells the others what is being read.
+            newcomers: Knows who has not trained yet, and whether it lives.
             fading: How long a silent peer belongs to the run.
             check_fits: Refuses a snapshot that no teacher can hold.
         """
         self._finder = finder
         self._fetcher = fetcher
         self._heartbeat = heartbeat
+        self._newcomers = newcomers
         self._fading = fading
         self._check_fits = check_fits
         self._passed_over: dict[str, Order] = {}
         self._suspect: dict[str, Order] = {}
 
     def wait_for(self, count: int, *, timeout_s: float, clock: Clock, step: int) -> None:
-        """Wait until that many others have published.
+        """Wait until that many others have published, and not only ended jobs' untrained weights.
 
         **Blocks**: up to the timeout; a long wait is logged.
 
@@ -83,35 +88,49 @@ class NewestReader(Reader):
         Raises:
             PeerMissingError: If they do not.
         """
-        pointers: dict[str, Pointer] = {}
-        errors: dict[str, CodistillError] = {}
+        found = _Found()
 
         def are_enough() -> bool | None:
-            nonlocal pointers, errors
+            nonlocal found
             self._heartbeat.check_is_ours()
-            pointers, errors = self._finder.find()
-            return True if len(pointers) >= count else None
+            before, found = found, self._find()
+            # Who has just come looks whether this heart beats.
+            if not found.pointers.keys() <= before.pointers.keys():
+                self._heartbeat.try_to_beat()
+            return True if len(found.pointers) >= count else None
 
         def what() -> str:
-            return f"the first snapshots of others: {len(pointers)} of {count} are there"
+            dead = "".join(f"; peer {name!r} {reason}" for name, reason in found.not_counted.items())
+            return f"the first snapshots of others: {len(found.pointers)} of {count} are there{dead}"
 
         def say(waited_s: float) -> None:
             _logger.warning(
-                "Waiting for %s, for up to %g s (start_with_peers). Start another job on this store, with a "
+                "Waiting for up to %g s (start_with_peers) for %s. Start another job on this store, with a "
                 "peer name of its own.",
-                what(),
                 timeout_s,
+                what(),
             )
             self._heartbeat.note_wait(what, waited_s=waited_s)
 
         if wait_until(are_enough, timeout_s=timeout_s, clock=clock, on_long_wait=say) is None:
-            names = f": {', '.join(sorted(pointers))}" if pointers else ""
-            reasons = "".join(f" {name!r} does not count: {error}" for name, error in errors.items())
+            names = f": {', '.join(sorted(found.pointers))}" if found.pointers else ""
+            reasons = {name: f"it {reason}." for name, reason in found.not_counted.items()}
+            why = "".join(
+                f" {name!r} does not count: {it}" for name, it in {**reasons, **found.errors}.items()
+            )
             raise PeerMissingError(
-                f"start_with_peers must be met within {timeout_s} s, got {len(pointers)} of {count} other "
-                f"peers{names}. Start the others, or wait for fewer.{reasons}",
+                f"start_with_peers must be met within {timeout_s} s, got {len(found.pointers)} of {count} "
+                f"other peers{names}. Start the others, or wait for fewer.{why}",
                 step=step,
             )
+
+    def note_who_is_there(self) -> None:
+        """Look before this peer has published itself: who comes later lives.
+
+        Raises:
+            StoreError: If the store cannot be read.
+        """
+        self._find()
 
     def pass_over(self, peer: str, order: Order) -> None:
         """Do not read this snapshot again."""
@@ -119,20 +138,25 @@ class NewestReader(Reader):
 
     @override
     def look(self, look: Look) -> Sighting:
+        step = look.progress.step
         try:
-            pointers, errors = self._finder.find()
+            there = self._find()
         except StoreError as error:
             return Sighting(look=look, roster=look.roster, store_error=error)
         roster = look.roster.copy()
-        step = look.progress.step
         # Who shows an older snapshot than before is there, but has nothing to read.
         newer = {
-            peer: pointer for peer, pointer in pointers.items() if roster.see(peer, pointer.order, step=step)
+            peer: pointer
+            for peer, pointer in there.pointers.items()
+            if roster.see(peer, pointer.order, step=step)
         }
-        present = self._present({*pointers, *look.held}, newer, roster, step)
-        wanted = self._finder.teachers(present)
+        held = {peer for peer, order in look.held.items() if there.not_counted_orders.get(peer) != order}
+        present = self._present({*there.pointers, *held}, newer, roster, step)
+        wanted = tuple(
+            peer for peer in self._finder.teachers(present) if peer in held or peer not in look.held
+        )
         found: list[Arrival | Discovery] = []
-        problems = dict(errors)
+        problems = dict(there.errors)
         not_finite, too_young = {}, []
         for peer in wanted:
             pointer = newer.get(peer)
@@ -172,6 +196,18 @@ class NewestReader(Reader):
             errors=problems,
             not_finite=not_finite,
             too_young=tuple(too_young),
+        )
+
+    def _find(self) -> "_Found":
+        """Return which other peers have published something that counts."""
+        pointers, errors = self._finder.find()
+        reasons, not_looked_at = self._newcomers.look(pointers.values())
+        uncounted = {*reasons, *not_looked_at}
+        return _Found(
+            pointers={peer: pointer for peer, pointer in pointers.items() if peer not in uncounted},
+            not_counted=reasons,
+            not_counted_orders={peer: pointers[peer].order for peer in reasons},
+            errors={**errors, **not_looked_at},
         )
 
     def _present(self, names: set[str], pointers: dict[str, Pointer], roster: Roster, step: int) -> set[str]:
@@ -221,6 +257,20 @@ class NewestReader(Reader):
             self.pass_over(peer, manifest.order)
             raise NotFiniteError(f"{name!r} of its snapshot at step {manifest.step} holds NaN")
         return arrival
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """Whom a look at all pointers has found."""
+
+    pointers: Mapping[str, Pointer] = field(default_factory=dict)
+    """Of all that count."""
+    not_counted: Mapping[str, str] = field(default_factory=dict)
+    """Why others do not."""
+    errors: Mapping[str, CodistillError] = field(default_factory=dict)
+    """What kept others from being looked at."""
+    not_counted_orders: Mapping[str, Order] = field(default_factory=dict)
+    """Which snapshots those are that do not count."""
 
 
 class _NotYetError(Exception):

@@ -14,6 +14,7 @@ from codistill.exchange.checkpoint.life import Life
 from codistill.exchange.checkpoint.lives import check_name_is_free, check_new, claim_life, open_run
 from codistill.exchange.checkpoint.lockstep import LockstepReader
 from codistill.exchange.checkpoint.membership import PeerFinder
+from codistill.exchange.checkpoint.newcomers import Newcomers
 from codistill.exchange.checkpoint.newest import NewestReader
 from codistill.exchange.checkpoint.publisher import Publisher
 from codistill.exchange.checkpoint.retention import Retention
@@ -117,12 +118,15 @@ class StoreSide:
             saved=saved,
         )
 
-    def newest_reader(self, settings: Settings, check_fits: Callable[[Manifest], None]) -> NewestReader:
+    def newest_reader(
+        self, store: Store, settings: Settings, check_fits: Callable[[Manifest], None], *, clock: Clock
+    ) -> NewestReader:
         """Return what reads while running free."""
         return NewestReader(
             self.finder,
             self.fetcher,
             self.heartbeat,
+            Newcomers(store, self.fetcher, clock=clock),
             fading=settings.membership.fading(settings.interval_steps),
             check_fits=check_fits,
         )
