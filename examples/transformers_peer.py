@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 import transformers
 from transformers import GPT2Config, GPT2LMHeadModel, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
 
 from codistill import CheckpointExchange, Membership
 from codistill.integrations.transformers import CodistillationTrainer
@@ -23,6 +24,7 @@ arguments.add_argument("--peer", required=True, help="this job's name")
 arguments.add_argument("--store", required=True, help="a folder that all peers see")
 arguments.add_argument("--seed", type=int, default=0)
 arguments.add_argument("--steps", type=int, default=120)
+arguments.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
 options = arguments.parse_args()
 
 files = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))[:60]
@@ -33,7 +35,7 @@ transformers.set_seed(options.seed)
 model = GPT2LMHeadModel(
     GPT2Config(vocab_size=256, n_positions=64, n_embd=64, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0)
 )
-start = Membership(start_with_peers=1)
+start = Membership(start_with_peers=1, rejoin=options.resume)
 trainer = CodistillationTrainer(
     model,
     TrainingArguments(
@@ -44,12 +46,14 @@ trainer = CodistillationTrainer(
         gradient_accumulation_steps=2,
         learning_rate=3e-3,
         logging_steps=20,
-        save_strategy="no",
+        save_steps=20,
+        save_total_limit=2,
         report_to="none",
     ),
     train_dataset=rows[:-100],
     eval_dataset=rows[-100:],
     exchange=CheckpointExchange(options.store, peer=options.peer, interval_steps=20, membership=start),
 )
-trainer.train()
+checkpoint = get_last_checkpoint(trainer.args.output_dir) if options.resume else None
+trainer.train(resume_from_checkpoint=checkpoint)
 trainer.log_metrics("eval", trainer.evaluate())

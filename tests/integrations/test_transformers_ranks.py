@@ -109,14 +109,17 @@ def changed_lines(name: str) -> list[str]:
 
 @pytest.mark.spawn
 def test_two_peers_of_the_example_teach_each_other(tmp_path: Path) -> None:
+    command = [sys.executable, EXAMPLE, "--store", tmp_path / "store", "--peer"]
+    options = {"cwd": tmp_path, "env": ENVIRONMENT, "text": True}
     jobs = {
         peer: subprocess.Popen(
-            [sys.executable, EXAMPLE, "--peer", peer, "--store", tmp_path / "store",
-             "--seed", str(ord(peer)), "--steps", "50"],
-            cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            [*command, peer, "--seed", seed, "--steps", "50"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            **options,
         )
-        for peer in "ab"
-    }  # fmt: skip
+        for peer, seed in (("a", "1"), ("b", "2"))
+    }
     try:
         printed = {peer: job.communicate(timeout=150) for peer, job in jobs.items()}
     finally:
@@ -135,3 +138,8 @@ def test_two_peers_of_the_example_teach_each_other(tmp_path: Path) -> None:
         assert (status.state, list(status.reading)) == ("finished", [other])
         _, info = load_snapshot(store, peer)
         assert (info.step, info.samples, info.finished) == (50, 800, True)
+    again = [*command, "a", "--seed", "1", "--steps", "60", "--resume"]
+    resumed = subprocess.run(again, capture_output=True, timeout=150, check=False, **options)
+    assert resumed.returncode == 0, resumed.stderr
+    _, info = load_snapshot(store, "a")
+    assert (info.incarnation, info.step, info.samples, info.finished) == (1, 60, 960, True)

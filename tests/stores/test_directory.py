@@ -48,7 +48,7 @@ def test_two_stores_on_one_folder_see_the_same(tmp_path):
 def test_a_file_in_the_way_is_refused_at_once(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(StoreError, match=r"path must be a folder .*file.* Choose another folder"):
+        with pytest.raises(StoreError, match=r"store must be a folder .*file.* Choose another folder"):
             DirectoryStore(path)
 
 

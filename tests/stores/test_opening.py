@@ -31,6 +31,16 @@ def test_urls_of_other_kinds_are_refused_with_those_that_exist_and_without_their
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("store", ["s3:/bucket/run", Path("s3://user:secret@bucket/run")])
+def test_half_a_url_is_not_taken_for_a_folder(store, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"got one slash after 's3:'\. Write 's3://'") as caught:
+        open_store(store)
+    assert "secret" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+    assert isinstance(open_store("./s3:/run"), DirectoryStore)
+
+
 def test_a_url_opens_the_store_of_its_scheme(monkeypatch):
     monkeypatch.setattr(SftpStore, "_probe", lambda self: None)
     assert isinstance(open_store("sftp://host/run"), SftpStore)
@@ -56,7 +66,7 @@ def test_other_types_are_refused(store):
 
 
 def test_open_store_to_read_makes_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"path must be a folder that is there, got '.*misspelt'"):
+    with pytest.raises(StoreError, match=r"store must be a folder that is there, got '.*misspelt'"):
         open_store(tmp_path / "misspelt", is_read_only=True)
     assert list(tmp_path.iterdir()) == []
     assert open_store(tmp_path, is_read_only=True).list_names("", limit=1) == []

@@ -60,7 +60,7 @@ class DirectoryStore(Store):
         if is_read_only:
             if not self._root.is_dir():
                 raise StoreError(
-                    f"path must be a folder that is there, got '{self._root}'. Check its spelling, or "
+                    f"store must be a folder that is there, got '{self._root}'. Check its spelling, or "
                     "start a peer first."
                 )
             return
@@ -71,7 +71,7 @@ class DirectoryStore(Store):
             probe.unlink()
         except OSError as e:
             raise StoreError(
-                f"path must be a folder that this process may make and write to, got '{self._root}' "
+                f"store must be a folder that this process may make and write to, got '{self._root}' "
                 f"({e.strerror or e}). Choose another folder, or have its permissions changed."
             ) from e
 

@@ -6,7 +6,7 @@ from urllib.parse import unquote
 from codistill import plugins
 from codistill.stores.base import Store
 from codistill.stores.directory import DirectoryStore
-from codistill.stores.urls import SCHEME
+from codistill.stores.urls import HALF_SCHEME, SCHEME
 
 
 def open_store(store: str | os.PathLike[str] | Store, *, is_read_only: bool = False) -> Store:
@@ -33,7 +33,7 @@ def open_store(store: str | os.PathLike[str] | Store, *, is_read_only: bool = Fa
 
     Raises:
         TypeError: If it is none of these.
-        ValueError: If it is empty, or a URL of another kind; or if the package that declares its scheme
+        ValueError: If it is empty, a URL of another kind, or one with a slash too few; or if the package that declares its scheme
             cannot be used.
         ExtraMissingError: If the package that speaks to this kind of store is not installed.
         StoreError: If the store cannot be reached, or not be written to, or has no atomic create; or, if
@@ -58,11 +58,21 @@ def open_store(store: str | os.PathLike[str] | Store, *, is_read_only: bool = Fa
         raise ValueError("store must name a folder, got ''. Use '.' for the working directory.")
     match = SCHEME.match(path)
     if match is None:
+        _refuse_half_a_url(path)
         return DirectoryStore(path, is_read_only=is_read_only)
     scheme = match[1].lower()
     if scheme == "file":
         return DirectoryStore(_path_of_file_url(path), is_read_only=is_read_only)
     return _open_url(scheme, path, is_read_only=is_read_only)
+
+
+def _refuse_half_a_url(path: str) -> None:
+    match = HALF_SCHEME.match(path)
+    if match is not None:
+        raise ValueError(
+            f"store must be a path or a URL, got one slash after '{match[1]}:'. Write '{match[1]}://' (a "
+            f"pathlib.Path cannot hold a URL), or './{match[1]}:/' for a folder of that name."
+        )
 
 
 def _open_url(scheme: str, url: str, *, is_read_only: bool) -> Store:

@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass
 
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+# What pathlib makes of a URL. A single letter is a drive of Windows.
+HALF_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/(?!/)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -126,7 +126,7 @@ def test_start_with_peers_in_lockstep_is_said_to_have_no_effect():
 def test_a_folder_that_cannot_be_written_is_found_at_construction(tmp_path):
     file = tmp_path / "file"
     file.write_text("in the way")
-    with pytest.raises(StoreError, match="path must be a folder that this process may make and write to"):
+    with pytest.raises(StoreError, match="store must be a folder that this process may make and write to"):
         CheckpointExchange(file / "run", peer="a")
 
 

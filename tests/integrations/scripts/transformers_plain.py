@@ -7,10 +7,12 @@ from pathlib import Path
 import torch
 import transformers
 from transformers import GPT2Config, GPT2LMHeadModel, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
 
 arguments = argparse.ArgumentParser()
 arguments.add_argument("--seed", type=int, default=0)
 arguments.add_argument("--steps", type=int, default=120)
+arguments.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
 options = arguments.parse_args()
 
 files = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))[:60]
@@ -31,11 +33,13 @@ trainer = transformers.Trainer(
         gradient_accumulation_steps=2,
         learning_rate=3e-3,
         logging_steps=20,
-        save_strategy="no",
+        save_steps=20,
+        save_total_limit=2,
         report_to="none",
     ),
     train_dataset=rows[:-100],
     eval_dataset=rows[-100:],
 )
-trainer.train()
+checkpoint = get_last_checkpoint(trainer.args.output_dir) if options.resume else None
+trainer.train(resume_from_checkpoint=checkpoint)
 trainer.log_metrics("eval", trainer.evaluate())
