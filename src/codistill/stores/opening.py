@@ -33,8 +33,8 @@ def open_store(store: str | os.PathLike[str] | Store, *, is_read_only: bool = Fa
 
     Raises:
         TypeError: If it is none of these.
-        ValueError: If it is empty, a URL of another kind, or one with a slash too few; or if the package that declares its scheme
-            cannot be used.
+        ValueError: If it is empty, a URL of another kind, or one with a slash too few; or if the package that
+            declares its scheme cannot be used.
         ExtraMissingError: If the package that speaks to this kind of store is not installed.
         StoreError: If the store cannot be reached, or not be written to, or has no atomic create; or, if
             it is to be read only, is not there.

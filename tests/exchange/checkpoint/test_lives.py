@@ -136,9 +136,7 @@ def test_a_name_whose_heart_beats_is_refused(store, quiet_beats):
     other.show(Progress(step=7), {})
     other.beat()
     clock = LivelyClock(*[lambda: None] * quiet_beats, other.beat)
-    with pytest.raises(
-        PeerTakenError, match=r"got 'a', which is training at .*its heartbeat moves"
-    ) as caught:
+    with pytest.raises(PeerTakenError, match=r"got 'a', which a job has at .*its heartbeat moves") as caught:
         check_name_is_free(store, "a", clock=clock)
     assert (caught.value.peer, caught.value.step, caught.value.key) == ("a", 7, "a/status.json")
     assert isinstance(caught.value, FileExistsError)

@@ -97,7 +97,7 @@ def check_name_is_free(store: Store, peer: str, *, clock: Clock) -> None:
             return
         if (now.incarnation, now.heartbeat) != (first.incarnation, first.heartbeat):
             raise PeerTakenError(
-                f"peer must be a name that no other live job has, got {peer!r}, which is training at "
+                f"peer must be a name that no other live job has, got {peer!r}, which a job has at "
                 f"{store.describe()}: its heartbeat moves. Give this job a name of its own, or stop the "
                 "other.",
                 peer=peer,
