@@ -218,6 +218,51 @@ def test_losses_and_weights_are_those_of_a_plain_loop(options: dict[str, Any]) -
         assert (info.step, info.finished) == (steps, True)
 
 
+class Whole(Task):
+    """A module that is the model, as Lightning's own examples are."""
+
+    def __init__(self, peer: str) -> None:
+        super().__init__(peer, net=nn.Identity())
+        self.first, self.norm, self.middle, self.last = make_net(peer)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.last(self.middle(self.norm(self.first(inputs))))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        logits = self(batch[0])
+        return {"loss": cross_entropy(logits, batch[1]), "logits": logits}
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return make_optimizer(self)
+
+
+def test_a_module_that_is_the_student_itself_learns_as_its_parts_do_elsewhere() -> None:
+    stores = {Task: MemoryStore(), Whole: MemoryStore()}
+
+    def fit(kind: type[Task]) -> dict[str, list[float]]:
+        tasks = {peer: kind(peer) for peer in "ab"}
+
+        def fit_peer(peer: str) -> list[float]:
+            task = tasks[peer]
+            model = None if kind is Whole else "net"
+            callback = CodistillationCallback(lockstep(stores[kind], peer), model=model, weight=WEIGHT)
+            make_trainer(callback).fit(task)
+            assert callback.report.teacher_share == 1.0
+            return task.losses
+
+        return run_peers(fit_peer, "ab")
+
+    assert fit(Whole) == fit(Task)
+    weights, _ = load_snapshot(stores[Whole], "a")
+    assert Whole("b").load_state_dict(weights)
+
+
+def test_a_module_that_is_the_student_itself_and_was_compiled_is_refused() -> None:
+    task = torch.compile(Whole("a"), backend="eager")
+    with pytest.raises(ValueError, match=r"model must name a part of a Whole that was compiled .*, got None"):
+        make_trainer(CodistillationCallback(alone(), model=None)).fit(task)
+
+
 @pytest.mark.parametrize("whole", [False, True], ids=["student", "module"])
 def test_a_compiled_student_and_a_compiled_module_learn_the_same(whole: bool) -> None:
     def losses(make: Callable[[Task], Any]) -> list[float]:

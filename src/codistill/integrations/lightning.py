@@ -74,7 +74,7 @@ class CodistillationCallback(Callback):
         self,
         exchange: Exchange,
         *,
-        model: str = "net",
+        model: str | None = "net",
         inputs: Callable[[Any], Any] | None = None,
         **codistiller_options: Any,
     ) -> None:
@@ -82,7 +82,8 @@ class CodistillationCallback(Callback):
 
         Args:
             exchange: How the peer learns what the others would predict; for one fit.
-            model: The attribute of the ``LightningModule`` that is the student, such as "net" or "task.net".
+            model: The attribute of the ``LightningModule`` that is the student, such as "net" or "task.net";
+                None is the module itself, whose ``training_step`` calls ``self(x)``.
             inputs: From a batch, as ``training_step`` gets it, to what the student was called with: a tensor
                 for ``m(x)``, a tuple for ``m(*x)``, a mapping for ``m(**x)``. None takes the first of a
                 list or tuple, a mapping without its labels ("label", "labels", "target", "targets"), and
@@ -98,12 +99,13 @@ class CodistillationCallback(Callback):
                 f"exchange must be an Exchange, got {type(exchange).__name__}. "
                 "Pass CheckpointExchange(store, peer=...)."
             )
-        if not isinstance(model, str) or not all(
-            part.isidentifier() or part.isdigit() for part in model.split(".")
+        if model is not None and (
+            not isinstance(model, str)
+            or not all(part.isidentifier() or part.isdigit() for part in model.split("."))
         ):
             raise ValueError(
                 f"model must be the name of an attribute of the LightningModule, got {model!r}. "
-                'Pass model="net" if its training_step calls self.net.'
+                'Pass model="net" if its training_step calls self.net, None if it calls self(x).'
             )
         if inputs is not None and not callable(inputs):
             raise TypeError(
@@ -321,8 +323,16 @@ def _check_strategy(trainer: Trainer) -> None:
         )
 
 
-def _find(pl_module: LightningModule, name: str) -> nn.Module:
-    """Return the student by its dotted name."""
+def _find(pl_module: LightningModule, name: str | None) -> nn.Module:
+    """Return the student by its dotted name; the module itself for None."""
+    if name is None:
+        if "forward" in vars(pl_module):
+            # Of a copy it would be this module's, with the student's weights in it.
+            raise ValueError(
+                f"model must name a part of a {type(pl_module).__name__} that was compiled as a whole, got "
+                "None. Leave torch.compile out, or compile the parts that forward uses."
+            )
+        return pl_module
     found: nn.Module = pl_module
     for part in name.split("."):
         inner = getattr(found, part, None)
@@ -333,7 +343,7 @@ def _find(pl_module: LightningModule, name: str) -> nn.Module:
             raise ValueError(
                 f"model must name a module of the LightningModule, got {name!r}, but {part!r} of {where} is "
                 f"{got}. Modules there: {children}. Name the one that training_step calls; if it calls "
-                "self(x), put what forward uses into one module."
+                "self(x), pass model=None."
             )
         found = inner
     return found
