@@ -21,7 +21,7 @@ def test_a_second_job_under_a_name_that_lives_is_refused_and_the_first_goes_on(s
     first = join(store, "a")
     first.step()
     second = join(store, "a", membership=Membership(rejoin=True), clock=ClockOfTwo(first))
-    with pytest.raises(PeerTakenError, match="'a', which is training") as caught:
+    with pytest.raises(PeerTakenError, match="'a', which a job has") as caught:
         second.step()
     assert caught.value.peer == "a"
     assert second.clock.sleeps == [5.0]  # one beat is enough
