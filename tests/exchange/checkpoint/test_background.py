@@ -166,7 +166,8 @@ def test_stop_names_what_does_not_end_in_time(threads):
     assert gate.has_begun.wait(TIMEOUT_S)
     (stuck,) = [thread for thread in threading.enumerate() if thread.name == "codistill-publish"]
     assert stuck.daemon  # an interpreter that exits does not wait for it
-    assert threads.stop(0.01) == ["publish"]
+    # Long enough for the other to end on a machine that has other work.
+    assert threads.stop(1.0) == ["publish"]
     gate.may_end.set()
     stuck.join(TIMEOUT_S)
     assert names() == []
