@@ -17,10 +17,11 @@ class ClockOfTwo(FakeClock):
         self._other.background.tick()
 
 
-def test_a_second_job_under_a_name_that_lives_is_refused_and_the_first_goes_on(store, join):
+@pytest.mark.parametrize("rejoin", [True, False])
+def test_a_second_job_under_a_name_that_lives_is_refused_and_the_first_goes_on(store, join, rejoin):
     first = join(store, "a")
     first.step()
-    second = join(store, "a", membership=Membership(rejoin=True), clock=ClockOfTwo(first))
+    second = join(store, "a", membership=Membership(rejoin=rejoin), clock=ClockOfTwo(first))
     with pytest.raises(PeerTakenError, match="'a', which a job has") as caught:
         second.step()
     assert caught.value.peer == "a"

@@ -125,7 +125,8 @@ def _print(inspection: RunInspection, pruned: Pruned | None) -> None:
     ]
     output.print_table({heading: sides.get(heading, "right") for heading in headings}, rows)
     total = sum(peer.size_bytes for peer in inspection.peers)
-    output.print_text(f"In all: {total:,} bytes, {len(inspection.problems)} problems.")
+    count = len(inspection.problems)
+    output.print_text(f"In all: {total:,} bytes, {count} problem{'' if count == 1 else 's'}.")
     for problem in inspection.problems:
         output.print_text(f"{problem.key}: {problem.what} {problem.next_step}")
     if pruned is None:

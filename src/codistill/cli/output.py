@@ -57,6 +57,8 @@ def print_table(headings: Mapping[str, str], rows: Sequence[Sequence[str]]) -> N
 def bars(expected: Mapping[str, int] | None = None) -> Iterator[Callable[[str, int, int], None]]:
     """Show a progress bar an arm, on standard error, and the time that is left by its speed.
 
+    Where that is no terminal, such as under cron, an arm is a line when it ends, and the bars come last.
+
     Args:
         expected: Updates of each arm, by label, as far as they are known beforehand: a bar over all of them
             comes first then.
@@ -72,9 +74,10 @@ def bars(expected: Mapping[str, int] | None = None) -> Iterator[Callable[[str, i
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
+    console = Console(stderr=True)
     # Whoever trains calls several times a second: no thread is needed to draw.
     with Progress(
-        *columns, console=Console(stderr=True), auto_refresh=False, speed_estimate_period=_SPEED_OVER_S
+        *columns, console=console, auto_refresh=False, speed_estimate_period=_SPEED_OVER_S
     ) as progress:
         tasks: dict[str, Any] = {}
         done_by_arm: dict[str, int] = {}
@@ -89,6 +92,8 @@ def bars(expected: Mapping[str, int] | None = None) -> Iterator[Callable[[str, i
             if arm not in tasks:
                 tasks[arm] = progress.add_task(arm, total=total)
             progress.update(tasks[arm], completed=done, total=total)
+            if done == total != done_by_arm.get(arm) and not console.is_terminal:
+                console.print(f"{arm}: {done:,} updates are done", highlight=False, markup=False)
             done_by_arm[arm], total_by_arm[arm] = done, total
             if over_all is not None:
                 progress.update(

@@ -87,9 +87,10 @@ class StoreSide:
         saved = saved if saved is not None and saved.run_id == run_id else None
         fetcher = open_fetcher(store, settings, model, run_id=run_id)
         own = _own_pointer(fetcher, settings, saved)
+        # First: that another job lives under this name says more than that it has trained.
+        check_name_is_free(store, settings.peer, clock=clock)
         if own is not None and saved is None and not settings.membership.rejoin:
             check_new(fetcher.manifest(own.manifest), store)
-        check_name_is_free(store, settings.peer, clock=clock)
         incarnations = [pointed.incarnation for pointed in (own, saved) if pointed is not None]
         life = Life(
             run_id=run_id,
