@@ -213,8 +213,8 @@ class Codistiller:
                 raise ValueError(
                     f"logits must have the shape of the teachers', got {list(logits.shape)} here and "
                     f"{list(shape)} from peer {prediction.peer!r} at step "
-                    f"{prediction.step}. Pass the same inputs that the student saw, and outputs_to_logits "
-                    "if the model returns more than logits."
+                    f"{prediction.step}. Pass the model that the logits come from, the same inputs that it "
+                    "saw, and outputs_to_logits if it returns more than logits."
                 )
         if not predictions.peers:
             return None
