@@ -13,7 +13,7 @@ from codistill.snapshots.pointer import Pointer
 from codistill.stores.base import Store
 
 _SILENT_S: Final = 3 * HEARTBEAT_S
-Snapshot = tuple[str, Order]
+_Snapshot = tuple[str, Order]
 
 
 @final
@@ -39,9 +39,9 @@ class Newcomers:
         self._store = store
         self._fetcher = fetcher
         self._clock = clock
-        self._there_at_first: set[Snapshot] | None = None
-        self._trained: set[Snapshot] = set()
-        self._pulses: dict[Snapshot, _Pulse] = {}
+        self._there_at_first: set[_Snapshot] | None = None
+        self._trained: set[_Snapshot] = set()
+        self._pulses: dict[_Snapshot, _Pulse] = {}
 
     def look(self, pointers: Iterable[Pointer]) -> tuple[dict[str, str], dict[str, StoreError]]:
         """Return which peers do not count, and why; and the errors of those that could not be looked at.
