@@ -257,6 +257,28 @@ def test_a_module_that_is_the_student_itself_learns_as_its_parts_do_elsewhere() 
     assert Whole("b").load_state_dict(weights)
 
 
+def test_another_module_than_the_logits_come_from_is_refused_before_anybody_is_waited_for() -> None:
+    exchange = CheckpointExchange(MemoryStore(), peer="a", membership=Membership(start_with_peers=1))
+    message = r"got 'first', whose output is \[8, 12\] where the logits are \[8, 5\]\. Name another"
+    whole = Whole("a")
+    with pytest.raises(ValueError, match=message):
+        make_trainer(CodistillationCallback(exchange, model="first")).fit(whole)
+    assert not whole.first._forward_hooks
+
+
+def test_logits_that_are_made_of_the_student_s_output_are_no_mistake() -> None:
+    class Halved(Task):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            logits = self.net(batch[0])[:, :3]
+            return {"loss": cross_entropy(logits, batch[1] % 3), "logits": logits}
+
+    callback = CodistillationCallback(
+        alone(store_with_a_finished_peer()), outputs_to_logits=lambda logits: logits[:, :3]
+    )
+    make_trainer(callback).fit(Halved())
+    assert callback.report.teacher_share == 1.0
+
+
 def test_a_module_that_is_the_student_itself_and_was_compiled_is_refused() -> None:
     task = torch.compile(Whole("a"), backend="eager")
     with pytest.raises(ValueError, match=r"model must name a part of a Whole that was compiled .*, got None"):

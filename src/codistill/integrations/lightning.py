@@ -179,7 +179,7 @@ class CodistillationCallback(Callback):
         self._is_rehearsal = is_trial and not self._exchange.is_collective
         if self._is_rehearsal:
             rank_zero_info("codistill: under fast_dev_run no peer is asked, and nothing is published.")
-        self._wrap(trainer, pl_module)
+        self._wrap(trainer, pl_module, student)
 
     @override
     def on_train_batch_end(
@@ -230,17 +230,23 @@ class CodistillationCallback(Callback):
             "script again for each rank."
         )
 
-    def _wrap(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _wrap(self, trainer: Trainer, pl_module: LightningModule, student: nn.Module) -> None:
         original = pl_module.training_step
         # torch.compile leaves a training_step on the module itself.
         own = vars(pl_module).get("training_step")
+        is_watched = own is None and not _is_compiled(student) and _gives_logits(self._options)
 
         @functools.wraps(original)
         def training_step(*args: Any, **kwargs: Any) -> Any:
-            output = original(*args, **kwargs)
+            nonlocal is_watched
+            with _outputs_of(student if is_watched else None) as outputs:
+                output = original(*args, **kwargs)
             # None makes Lightning skip the batch. A validation_step may call this too.
             if output is None or not trainer.training:
                 return output
+            if is_watched:
+                self._check_logits_are_among(outputs, _loss_and_logits(output)[1])
+                is_watched = False
             with _ended_by_sigterm(trainer, waits=self._report is None):
                 return self._with_term(output, args[0])
 
@@ -252,6 +258,19 @@ class CodistillationCallback(Callback):
 
         pl_module.training_step = training_step  # type: ignore[method-assign]
         self._undo.callback(unwrap)
+
+    def _check_logits_are_among(self, outputs: list[Any], logits: Tensor) -> None:
+        """Refuse another module than the one that the logits come from, before any teacher is waited for."""
+        if (
+            len(outputs) == 1
+            and isinstance(outputs[0], Tensor)
+            and outputs[0].shape[-1:] != logits.shape[-1:]
+        ):
+            raise ValueError(
+                f"model must name the module that the logits come from, got {self._model!r}, whose output is "
+                f"{list(outputs[0].shape)} where the logits are {list(logits.shape)}. Name another; or, if "
+                "logits are made of that output, pass outputs_to_logits=..., which makes them of a teacher's."
+            )
 
     def _with_term(self, output: Any, batch: Any) -> dict[str, Any]:
         """Return what ``training_step`` returned, with the distillation loss in its loss."""
@@ -294,6 +313,28 @@ def _ended_by_sigterm(trainer: Trainer, *, waits: bool) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, noting)
+
+
+@contextmanager
+def _outputs_of(student: nn.Module | None) -> Iterator[list[Any]]:
+    """Yield what a module returns for the length of a block; nothing for None."""
+    outputs: list[Any] = []
+    with ExitStack() as stack:
+        if student is not None:
+            handle = student.register_forward_hook(lambda _, __, output: outputs.append(output))
+            stack.callback(handle.remove)
+        yield outputs
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    """Return whether a hook would be compiled into it, and stay there."""
+    return hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+
+
+def _gives_logits(options: Mapping[str, Any]) -> bool:
+    """Return whether the student's output is to be logits as it is, classes last."""
+    class_dim = getattr(options.get("distillation_loss"), "class_dim", -1)
+    return options.get("outputs_to_logits") is None and class_dim == -1
 
 
 def _check_options(options: Mapping[str, Any]) -> None:
