@@ -758,12 +758,17 @@ def test_a_fast_dev_run_finds_a_training_step_without_logits() -> None:
 # --- predictions that are swapped ---
 
 
-def test_peers_of_one_device_each_swap_predictions() -> None:
+@pytest.mark.parametrize("kind", [Task, Whole])
+def test_peers_of_one_device_each_swap_predictions(kind: type[Task]) -> None:
     exchanges = dict(zip("ab", connect_peers(2), strict=True))
-    tasks = {peer: Task("c", net=make_net(peer)) for peer in "ab"}  # of the same batches
+    tasks = {peer: kind(peer) for peer in "ab"}
+    for task in tasks.values():
+        task.peer = "c"  # of the same batches
+    # No copy of it is asked, so that it need not be the module that the logits come from.
+    model = "net" if kind is Task else "first"
 
     def fit(peer: str) -> CodistillationCallback:
-        callback = CodistillationCallback(PredictionExchange(exchanges[peer]), weight=WEIGHT)
+        callback = CodistillationCallback(PredictionExchange(exchanges[peer]), model=model, weight=WEIGHT)
         make_trainer(callback, max_epochs=1).fit(tasks[peer])
         return callback
 

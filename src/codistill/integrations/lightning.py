@@ -16,6 +16,7 @@ from typing_extensions import override
 from codistill.caller import warn_caller
 from codistill.codistiller import Codistiller
 from codistill.exchange.base import Exchange
+from codistill.exchange.checkpoint import CheckpointExchange
 from codistill.extras import check_installed
 from codistill.step_report import StepReport
 from codistill.tally import RunningMean
@@ -234,7 +235,13 @@ class CodistillationCallback(Callback):
         original = pl_module.training_step
         # torch.compile leaves a training_step on the module itself.
         own = vars(pl_module).get("training_step")
-        is_watched = own is None and not _is_compiled(student) and _gives_logits(self._options)
+        # Other exchanges bring logits from elsewhere; here copies of the student make them.
+        is_watched = (
+            isinstance(self._exchange, CheckpointExchange)
+            and own is None
+            and not _is_compiled(student)
+            and _gives_logits(self._options)
+        )
 
         @functools.wraps(original)
         def training_step(*args: Any, **kwargs: Any) -> Any:
@@ -245,7 +252,7 @@ class CodistillationCallback(Callback):
             if output is None or not trainer.training:
                 return output
             if is_watched:
-                self._check_logits_are_among(outputs, _loss_and_logits(output)[1])
+                self._check_student(outputs, _loss_and_logits(output)[1])
                 is_watched = False
             with _ended_by_sigterm(trainer, waits=self._report is None):
                 return self._with_term(output, args[0])
@@ -259,7 +266,7 @@ class CodistillationCallback(Callback):
         pl_module.training_step = training_step  # type: ignore[method-assign]
         self._undo.callback(unwrap)
 
-    def _check_logits_are_among(self, outputs: list[Any], logits: Tensor) -> None:
+    def _check_student(self, outputs: list[Any], logits: Tensor) -> None:
         """Refuse another module than the one that the logits come from, before any teacher is waited for."""
         if (
             len(outputs) == 1

@@ -150,6 +150,7 @@ class NewestReader(Reader):
             for peer, pointer in there.pointers.items()
             if roster.see(peer, pointer.order, step=step)
         }
+        # Whose untrained weights count no more teaches no more, though they are held.
         held = {peer for peer, order in look.held.items() if there.not_counted_orders.get(peer) != order}
         present = self._present({*there.pointers, *held}, newer, roster, step)
         wanted = tuple(
